@@ -1,0 +1,1 @@
+//! The public contract: JSON and protobuf types, error codes, OpenAPI, the client.

@@ -1,0 +1,2 @@
+//! The jigap binary.
+fn main() {}

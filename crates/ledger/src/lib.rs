@@ -1,0 +1,1 @@
+//! The rules of money: command -> events -> state, deterministic and pure.

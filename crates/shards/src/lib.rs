@@ -1,0 +1,1 @@
+//! Where money can live. Today: one event-sourced partition.

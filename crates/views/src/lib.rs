@@ -1,0 +1,1 @@
+//! The read side: projections of committed events that can be dropped and rebuilt.
