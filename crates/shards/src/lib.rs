@@ -1,1 +1,6 @@
-//! Where money can live. Today: one event-sourced partition.
+//! Where money can live. Today: one event-sourced [`partition`], in memory and in files.
+//!
+//! A shard takes commands and answers with what became of them, durable before it is answered. It must never know HTTP,
+//! gRPC or the read side.
+
+pub mod partition;
