@@ -1,0 +1,337 @@
+//! Reads durable frames, while others are being written.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::buffer::PooledBytes;
+use super::catalogue::{Catalogue, Frames, Location};
+use super::disk::{DirectDisk, Disk};
+use super::error::{Damage, JournalError, OpenError, ReadError};
+use super::frame::{BodyState, Frame, FrameHeader, HeaderState, check_body, parse_header};
+use super::layout::{Listing, Meta, segment_path};
+use super::recovery::{self, Recovered};
+use super::shared::Shared;
+use super::{FrameHash, FrameIndex, Sequence};
+
+/// How much a sequential reader asks for at a time: it pays for few system calls and stays in the processor's cache.
+const RUN_SIZE_BYTES: usize = 1 << 20;
+/// How often a look-up is repeated when frames were removed between looking and reading.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Reads durable frames from any thread. Clones share their caches.
+#[derive(Clone)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    partition: u32,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>, partition: u32) -> Reader {
+        Reader { shared, partition }
+    }
+
+    /// Opens a journal that nobody writes to, changes nothing, and needs no right to write. The partition is the journal's own.
+    /// A torn tail is left out and reported.
+    pub fn open_read_only(directory: &Path) -> Result<(Reader, Recovered), OpenError> {
+        Self::open_read_only_on(directory, Arc::new(DirectDisk::new()))
+    }
+
+    /// As [`Reader::open_read_only`], from any disk.
+    pub fn open_read_only_on(
+        directory: &Path,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Reader, Recovered), OpenError> {
+        let listing = Listing::read(&*disk, directory)?;
+        let meta = Meta::load(&*disk, directory)?;
+        let survey = recovery::survey(&*disk, directory, &listing, &meta)?;
+        let recovered = survey.recovered();
+        let catalogue = Catalogue::new(survey.segments);
+        let shared = Shared::new(directory, disk, catalogue, listing.next_spare());
+        Ok((Reader::new(Arc::new(shared), meta.partition), recovered))
+    }
+
+    /// The partition that the journal belongs to.
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    /// The last durable frame.
+    pub fn last(&self) -> Option<FrameHeader> {
+        self.shared.catalogue.read().last()
+    }
+
+    /// The oldest frame held, or the next to be written when there is none.
+    pub fn first_index(&self) -> FrameIndex {
+        self.shared.catalogue.read().first_index()
+    }
+
+    /// The bytes that the frames held take on disk, padding included; spare segments do not count.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.catalogue.read().segments.iter().map(|segment| segment.end_offset).sum()
+    }
+
+    /// The durable frame with the event of this sequence; `None` if there is none yet. Frames read lately come from memory.
+    pub fn frame_containing(&self, sequence: Sequence) -> Result<Option<Arc<Frame>>, ReadError> {
+        let frame = self.find(|frames| match frames.locate_sequence(sequence) {
+            Some(location) => Ok(Some(location)),
+            // Sequences before the first frame were released with the frames that held them.
+            None if frames.first_index() > FrameIndex::FIRST && frames.last().is_some() => {
+                Err(ReadError::Released { first: frames.first_index() })
+            }
+            None => Ok(None),
+        })?;
+        Ok(frame.filter(|frame| frame.header().contains(sequence)))
+    }
+
+    /// The durable frame with this index; `None` if there is none yet.
+    pub fn frame_at(&self, index: FrameIndex) -> Result<Option<Arc<Frame>>, ReadError> {
+        self.find(|frames| {
+            if index < frames.first_index() {
+                return Err(ReadError::Released { first: frames.first_index() });
+            }
+            Ok(frames.locate(index))
+        })
+    }
+
+    /// All durable frames from this one on, in order, each checked against its hash and the one before. After the last durable
+    /// frame the iterator answers `None`, and goes on when it is asked again and more are durable. After an error it ends.
+    pub fn frames_from(&self, index: FrameIndex) -> FramesFrom {
+        FramesFrom {
+            reader: self.clone(),
+            next: index,
+            previous_hash: None,
+            run: VecDeque::new(),
+            failed: false,
+        }
+    }
+
+    /// Locates and reads; when the journal changed in between, again.
+    fn find(
+        &self,
+        locate: impl Fn(&Frames) -> Result<Option<Location>, ReadError>,
+    ) -> Result<Option<Arc<Frame>>, ReadError> {
+        self.repeated(|generations| {
+            let Some(location) = locate(&self.shared.catalogue.read())? else { return Ok(None) };
+            let cached = self
+                .shared
+                .frames
+                .lock()
+                .expect("no code panics while it holds a cache")
+                .get(location.index.0);
+            if let Some(frame) = cached {
+                return Ok(Some(frame));
+            }
+            let bytes = self.read(generations.files, &location, location.size_bytes)?;
+            let frame = Arc::new(self.checked_frame(&Arc::new(bytes), 0, &location)?);
+            let mut frames = self.shared.frames.lock().expect("no code panics while it holds a cache");
+            frames.insert(generations.frames, location.index.0, Arc::clone(&frame), location.size_bytes);
+            Ok(Some(frame))
+        })
+    }
+
+    /// Truncation and release may take a frame away between looking it up and reading it: such a failure says nothing.
+    fn repeated<Answer>(
+        &self,
+        attempt: impl Fn(Generations) -> Result<Answer, ReadError>,
+    ) -> Result<Answer, ReadError> {
+        let mut generations = self.generations();
+        for _ in 1..ATTEMPTS_MAX {
+            match attempt(generations) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    let now = self.generations();
+                    if now == generations {
+                        return Err(error);
+                    }
+                    generations = now;
+                }
+            }
+        }
+        attempt(generations)
+    }
+
+    fn generations(&self) -> Generations {
+        Generations {
+            files: self.shared.files.lock().expect("no code panics while it holds a cache").generation(),
+            frames: self.shared.frames.lock().expect("no code panics while it holds a cache").generation(),
+        }
+    }
+
+    fn path(&self, location: &Location) -> PathBuf {
+        segment_path(&self.shared.directory, location.segment)
+    }
+
+    fn read(
+        &self,
+        generation: u64,
+        location: &Location,
+        size_bytes: usize,
+    ) -> Result<PooledBytes, JournalError> {
+        let file = self.shared.segment(location.segment, generation)?;
+        let mut bytes = self.shared.pool.take(size_bytes);
+        file.read_exact(location.offset, &mut bytes[..size_bytes])
+            .map_err(|source| JournalError::io("read", &self.path(location), source))?;
+        Ok(bytes)
+    }
+
+    /// The frame at `start` of `bytes`, which were read from `location`.
+    fn checked_frame(
+        &self,
+        bytes: &Arc<PooledBytes>,
+        start: usize,
+        location: &Location,
+    ) -> Result<Frame, Damage> {
+        let damage = |why: &str| Damage {
+            segment: self.path(location),
+            offset: location.offset,
+            index: location.index,
+            why: why.to_owned(),
+        };
+        let frame = &bytes[start..start + location.size_bytes];
+        let header = match parse_header(frame) {
+            HeaderState::Valid(header) => header,
+            HeaderState::Empty => return Err(damage("the header is all zero")),
+            HeaderState::OtherVersion(_) => return Err(damage("the header has another format version")),
+            HeaderState::Broken(why) => return Err(damage(why)),
+        };
+        if header.partition != self.partition
+            || header.index != location.index
+            || header.frame_size_bytes() != location.size_bytes
+        {
+            return Err(damage("another frame stands here than the index says"));
+        }
+        match check_body(&header, frame) {
+            BodyState::Whole => Ok(Frame::new(header, Arc::clone(bytes), start)),
+            BodyState::Torn => Err(damage("sectors of the frame are zero")),
+            BodyState::Broken(why) => Err(damage(why)),
+        }
+    }
+}
+
+/// The states of the caches when a look-up began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Generations {
+    files: u64,
+    frames: u64,
+}
+
+/// See [`Reader::frames_from`].
+pub struct FramesFrom {
+    reader: Reader,
+    next: FrameIndex,
+    /// `None` until the first frame is looked for.
+    previous_hash: Option<FrameHash>,
+    /// Read, and not yet given out.
+    run: VecDeque<Unchecked>,
+    failed: bool,
+}
+
+struct Unchecked {
+    bytes: Arc<PooledBytes>,
+    start: usize,
+    location: Location,
+}
+
+impl FramesFrom {
+    fn advance(&mut self) -> Result<Option<Arc<Frame>>, ReadError> {
+        if self.run.is_empty() {
+            let (run, previous_hash) = self.reader.repeated(|generations| self.read_run(generations))?;
+            self.run = run;
+            self.previous_hash = previous_hash;
+        }
+        let Some(unchecked) = self.run.pop_front() else { return Ok(None) };
+        let Unchecked { bytes, start, location } = unchecked;
+        let frame = self.reader.checked_frame(&bytes, start, &location)?;
+        if self.previous_hash.is_some_and(|hash| hash != frame.header().previous_hash) {
+            let why = "the frame does not continue the hash chain".into();
+            let (segment, offset, index) = (self.reader.path(&location), location.offset, location.index);
+            return Err(Damage { segment, offset, index, why }.into());
+        }
+        self.previous_hash = Some(frame.header().hash);
+        self.next = location.index.next();
+        Ok(Some(Arc::new(frame)))
+    }
+
+    /// Reads frames that lie one after the other, and makes sure that the hash before them is known.
+    fn read_run(
+        &self,
+        generations: Generations,
+    ) -> Result<(VecDeque<Unchecked>, Option<FrameHash>), ReadError> {
+        let frames = self.reader.shared.catalogue.read();
+        if self.next < frames.first_index() {
+            return Err(ReadError::Released { first: frames.first_index() });
+        }
+        let locations = run_of_locations(&frames, self.next);
+        let Some(first) = locations.first().copied() else {
+            return Ok((VecDeque::new(), self.previous_hash));
+        };
+        let before = self.previous_hash.map_or_else(|| Before::of(&frames, &first), Before::Known);
+        drop(frames);
+
+        let previous_hash = match before {
+            Before::Known(hash) => hash,
+            Before::In(location) => {
+                let file = self.reader.shared.segment(location.segment, generations.files)?;
+                recovery::header_at(&*file, &self.reader.path(&location), location)?.hash
+            }
+        };
+        let size_bytes = locations.iter().map(|location| location.size_bytes).sum();
+        let bytes = Arc::new(self.reader.read(generations.files, &first, size_bytes)?);
+        let unchecked = |location: &Location| Unchecked {
+            bytes: Arc::clone(&bytes),
+            start: usize::try_from(location.offset - first.offset)
+                .expect("a run is at most a frame over its limit"),
+            location: *location,
+        };
+        Ok((locations.iter().map(unchecked).collect(), Some(previous_hash)))
+    }
+}
+
+/// Where the hash before a frame comes from.
+enum Before {
+    Known(FrameHash),
+    In(Location),
+}
+
+impl Before {
+    fn of(frames: &Frames, first: &Location) -> Before {
+        let segment = frames.segments.iter().find(|segment| segment.first_index == first.index);
+        match segment {
+            Some(segment) => Before::Known(segment.previous_hash),
+            None => {
+                Before::In(frames.locate(FrameIndex(first.index.0 - 1)).expect("it is in the same segment"))
+            }
+        }
+    }
+}
+
+/// The frames from this one on, within its segment and up to the size of a run, but at least one if there is one.
+fn run_of_locations(frames: &Frames, next: FrameIndex) -> Vec<Location> {
+    let mut locations: Vec<Location> = Vec::new();
+    let mut size_bytes = 0;
+    let mut index = next;
+    while let Some(location) = frames.locate(index) {
+        size_bytes += location.size_bytes;
+        let first = locations.first().unwrap_or(&location);
+        if first.segment != location.segment || (size_bytes > RUN_SIZE_BYTES && !locations.is_empty()) {
+            break;
+        }
+        locations.push(location);
+        index = index.next();
+    }
+    locations
+}
+
+impl Iterator for FramesFrom {
+    type Item = Result<Arc<Frame>, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let advanced = self.advance();
+        self.failed = advanced.is_err();
+        advanced.transpose()
+    }
+}
