@@ -186,7 +186,8 @@ impl Command {
 }
 
 impl Transfer {
-    fn resolve(&mut self, state: &State) {
+    /// As [`Command::resolve`].
+    pub fn resolve(&mut self, state: &State) {
         self.from.resolve(state);
         self.to.resolve(state);
     }

@@ -115,6 +115,19 @@ impl State {
 
     /// Both accounts of a transfer: well-formed, existing, open.
     fn parties(&self, transfer: &Transfer) -> Result<(AccountNumber, AccountNumber), Refusal> {
+        let (from, to) = self.well_formed(transfer)?;
+        let from = from.ok_or(Refusal::of(RefusalCode::AccountNotFound, Party::From))?;
+        let to = to.ok_or(Refusal::of(RefusalCode::AccountNotFound, Party::To))?;
+        self.check_open(from, Party::From)?;
+        self.check_open(to, Party::To)?;
+        Ok((from, to))
+    }
+
+    /// Both accounts, where they exist, of a transfer between two that its kind allows.
+    fn well_formed(
+        &self,
+        transfer: &Transfer,
+    ) -> Result<(Option<AccountNumber>, Option<AccountNumber>), Refusal> {
         let from = self.number(&transfer.from);
         let to = self.number(&transfer.to);
         if transfer.from == transfer.to || (from.is_some() && from == to) {
@@ -126,10 +139,6 @@ impl State {
         if (to == Some(AccountNumber::EXTERNAL)) != (transfer.kind == TransferKind::Withdrawal) {
             return Err(Refusal::of(RefusalCode::InvalidAccountId, Party::To));
         }
-        let from = from.ok_or(Refusal::of(RefusalCode::AccountNotFound, Party::From))?;
-        let to = to.ok_or(Refusal::of(RefusalCode::AccountNotFound, Party::To))?;
-        self.check_open(from, Party::From)?;
-        self.check_open(to, Party::To)?;
         Ok((from, to))
     }
 
@@ -163,6 +172,12 @@ impl State {
         let repeated = sorted.windows(2).any(|pair| pair[0] == pair[1]);
         if repeated || group.legs.is_empty() || group.legs.len() > GROUP_LEGS_MAX {
             return Decision::Rejected(Refusal::new(RefusalCode::InvalidRequest));
+        }
+        // Every leg first: a malformed group leaves no trace, even when an earlier leg would be refused and recorded.
+        for (index, leg) in group.legs.iter().enumerate() {
+            if let Err(refusal) = self.well_formed(leg) {
+                return Decision::Rejected(Refusal { leg: Some(index as u8), ..refusal });
+            }
         }
         let mut overlay = Overlay { state: self, changed: Vec::new() };
         let mut events = Vec::with_capacity(group.legs.len() + 1);

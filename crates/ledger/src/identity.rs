@@ -182,7 +182,10 @@ impl Timestamp {
 
 /// Free pairs of text that a caller attaches; sorted by key, so that equal content compares equal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[expect(clippy::box_collection, reason = "nearly every transfer has none: eight bytes in a transfer instead of 24")]
+#[expect(
+    clippy::box_collection,
+    reason = "nearly every transfer has none: eight bytes in a transfer instead of 24"
+)]
 pub struct Metadata(Option<Box<Vec<(CompactString, CompactString)>>>);
 
 impl Metadata {

@@ -284,6 +284,18 @@ impl State {
         Ok(())
     }
 
+    /// The hot path of [`State::apply`]: a transfer that was just decided on this state; `None` for a refused one.
+    pub fn apply_transfer(&mut self, timestamp: Timestamp, movement: Option<&Movement>) {
+        assert!(timestamp >= self.timestamp, "time goes backwards");
+        if let Some(movement) = movement
+            && let Err(why) = self.move_money(movement)
+        {
+            panic!("a movement does not follow the state that decided it: {why}: {movement:?}");
+        }
+        self.timestamp = timestamp;
+        self.sequence = self.sequence.next();
+    }
+
     fn apply_rare(&mut self, timestamp: Timestamp, event: &Event) -> Result<(), &'static str> {
         match event {
             Event::AccountOpened { account, account_id, metadata } => {

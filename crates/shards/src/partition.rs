@@ -7,18 +7,36 @@
 //! ```
 
 mod answer;
+mod checkpoint;
+mod commit;
+mod engine;
+mod id_filter;
+mod id_index;
+mod layout;
 mod metrics;
+mod past;
+mod recovery;
+mod replay;
+mod verify;
+mod window;
 
-pub use answer::{
-    AccountView, BalancesAfter, CommandAnswer, NotAccepted, StateView, TransferAnswer,
-};
+pub use answer::{AccountView, BalancesAfter, CommandAnswer, NotAccepted, StateView, TransferAnswer};
 pub use metrics::{Histogram, Metrics};
+pub use past::PastError;
+pub use recovery::OpenError;
+pub use verify::{Difference, VerifyError, VerifyReport, verify};
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
-use ledger::{AccountId, AccountNumber, AccountRef, Command, Sequence, TransactionId, Transfer};
+use crossbeam_channel::Sender;
+use ledger::{AccountId, AccountNumber, AccountRef, Command, Sequence, Transaction, TransactionId, Transfer};
 use storage::journal::{Frame, Reader};
+
+use commit::Committed;
+use engine::Work;
 
 /// The greatest number of transfers in one submission.
 pub const TRANSFERS_PER_SUBMISSION_MAX: usize = 8190;
@@ -35,11 +53,26 @@ pub struct Options {
     /// The size of a journal segment.
     pub segment_size_bytes: u64,
     /// How many commands may wait; past it a submission is refused as overloaded.
-    pub queue_commands_max: usize,
+    pub queue_commands_max: u64,
     /// A checkpoint with its run of ids is cut after this many events.
     pub run_events: usize,
     /// Memory for the state store's block cache.
     pub store_cache_size_bytes: u64,
+}
+
+impl Options {
+    /// The defaults for a partition in this directory.
+    pub fn new(directory: PathBuf) -> Options {
+        Options {
+            directory,
+            partition: 0,
+            mmap: false,
+            segment_size_bytes: 64 << 20,
+            queue_commands_max: 128 << 10,
+            run_events: 2 << 20,
+            store_cache_size_bytes: 64 << 20,
+        }
+    }
 }
 
 /// Is handed every committed frame, in order, on the journal's thread: it must be quick, and may block only to exert
@@ -49,33 +82,49 @@ pub trait CommitListener: Send {
     fn committed(&mut self, frame: &Arc<Frame>);
 }
 
-/// Why a partition cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// See the message.
-    #[error("{0}")]
-    Other(String),
+/// Listens to nothing.
+impl CommitListener for () {
+    fn committed(&mut self, _frame: &Arc<Frame>) {}
 }
+
+/// Is told why the node cannot go on: the journal or the store failed. Nothing is answered any more; the process should
+/// end, and recover from the journal when it is started again.
+pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
 
 /// A handle to a running partition. Clones share it.
 #[derive(Clone)]
-pub struct Partition {}
+pub struct Partition {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    number: u32,
+    queue_commands_max: u64,
+    work: Sender<Work>,
+    reader: Reader,
+    committed: Arc<Committed>,
+    metrics: Arc<Metrics>,
+    stopping: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Partition {
     /// Opens the directory, recovers the state from the last checkpoint and the journal's tail, and starts the threads.
-    /// `progress` is called now and then with the sequences recovered so far and the last one.
+    /// `progress` is called now and then with the last sequence recovered so far, and the last one there is.
+    ///
+    /// The listener hears of frames committed from now on; what is older it finds through [`Partition::reader`].
     pub fn open(
         options: Options,
-        listener: Option<Box<dyn CommitListener>>,
+        listener: Box<dyn CommitListener>,
+        on_fatal: OnFatal,
         progress: &mut dyn FnMut(Sequence, Sequence),
     ) -> Result<Partition, OpenError> {
-        let _ = (options, listener, progress);
-        unimplemented!()
+        recovery::open(options, listener, on_fatal, progress)
     }
 
     /// The partition's number.
     pub fn number(&self) -> u32 {
-        unimplemented!()
+        self.inner.number
     }
 
     /// Executes transfers, each on its own. `reply` is called on the journal's thread once all are durable, with one answer
@@ -85,8 +134,8 @@ impl Partition {
         transfers: Vec<Transfer>,
         reply: impl FnOnce(Vec<TransferAnswer>) + Send + 'static,
     ) -> Result<(), NotAccepted> {
-        let _ = (transfers, reply);
-        unimplemented!()
+        assert!(transfers.len() <= TRANSFERS_PER_SUBMISSION_MAX, "the caller splits what is larger");
+        self.submit(Work::Transfers(transfers, Box::new(reply)))
     }
 
     /// Executes any one command. As [`Partition::submit_transfers`].
@@ -95,8 +144,7 @@ impl Partition {
         command: Command,
         reply: impl FnOnce(CommandAnswer) + Send + 'static,
     ) -> Result<(), NotAccepted> {
-        let _ = (command, reply);
-        unimplemented!()
+        self.submit(Work::Command(Box::new(command), Box::new(reply)))
     }
 
     /// The account as it stands now. `reply` is called once everything that the answer rests on is durable.
@@ -105,8 +153,7 @@ impl Partition {
         account: AccountRef,
         reply: impl FnOnce(Option<AccountView>) + Send + 'static,
     ) -> Result<(), NotAccepted> {
-        let _ = (account, reply);
-        unimplemented!()
+        self.submit(Work::Account(account, Box::new(reply)))
     }
 
     /// The sequences of all events about a transaction_id, ascending; empty when it was never used.
@@ -116,8 +163,7 @@ impl Partition {
         transaction_id: TransactionId,
         reply: impl FnOnce(Vec<Sequence>) + Send + 'static,
     ) -> Result<(), NotAccepted> {
-        let _ = (transaction_id, reply);
-        unimplemented!()
+        self.submit(Work::Transaction(transaction_id, Box::new(reply)))
     }
 
     /// The names of accounts, in the order asked for.
@@ -126,14 +172,28 @@ impl Partition {
         accounts: Vec<AccountNumber>,
         reply: impl FnOnce(Vec<Option<AccountId>>) + Send + 'static,
     ) -> Result<(), NotAccepted> {
-        let _ = (accounts, reply);
-        unimplemented!()
+        self.submit(Work::Names(accounts, Box::new(reply)))
     }
 
     /// Position, totals and digest. Walks all accounts on the state thread (about 20 ms for a million).
     pub fn query_state(&self, reply: impl FnOnce(StateView) + Send + 'static) -> Result<(), NotAccepted> {
-        let _ = reply;
-        unimplemented!()
+        self.submit(Work::State(Box::new(reply)))
+    }
+
+    fn submit(&self, work: Work) -> Result<(), NotAccepted> {
+        let inner = &self.inner;
+        if inner.stopping.load(Ordering::Acquire) {
+            return Err(NotAccepted::Stopping);
+        }
+        let weight = work.weight();
+        let depth = inner.metrics.queue_depth.fetch_add(weight, Ordering::Relaxed);
+        // A submission larger than the whole queue still passes when nothing waits before it.
+        if depth > 0 && depth + weight > inner.queue_commands_max {
+            inner.metrics.queue_depth.fetch_sub(weight, Ordering::Relaxed);
+            inner.metrics.overloaded.fetch_add(1, Ordering::Relaxed);
+            return Err(NotAccepted::Overloaded);
+        }
+        inner.work.send(work).map_err(|_| NotAccepted::Stopping)
     }
 
     /// Reads a transaction back from the journal. Blocks on the disk: not for an async thread.
@@ -141,28 +201,37 @@ impl Partition {
         &self,
         transaction_id: TransactionId,
         sequences: &[Sequence],
-    ) -> Result<Option<ledger::Transaction>, storage::journal::ReadError> {
-        let _ = (transaction_id, sequences);
-        unimplemented!()
+    ) -> Result<Option<Transaction>, PastError> {
+        Ok(past::read(&self.inner.reader, transaction_id, sequences)?.map(|past| past.transaction))
     }
 
     /// Reads committed frames of the journal.
     pub fn reader(&self) -> Reader {
-        unimplemented!()
+        self.inner.reader.clone()
     }
 
     /// The sequence of the last durable event.
     pub fn committed(&self) -> Sequence {
-        unimplemented!()
+        self.inner.committed.sequence()
     }
 
     /// Counters of the running partition.
     pub fn metrics(&self) -> &Metrics {
-        unimplemented!()
+        &self.inner.metrics
     }
 
     /// Takes no more work, answers what was accepted, writes a checkpoint, and stops the threads.
     pub fn shut_down(&self) {
-        unimplemented!()
+        self.inner.stopping.store(true, Ordering::Release);
+        // The state thread may be gone already, after a failure.
+        let _ = self.inner.work.send(Work::Stop);
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!(
+                    "a thread of the partition panicked; the journal recovers the state at the next start"
+                );
+            }
+        }
     }
 }

@@ -4,6 +4,10 @@
 //! from the journal. Nothing is ever written key by key; a background thread builds sorted [`Run`]s and ingests each one
 //! atomically with its position.
 
+mod lsm_tree;
+
+pub use lsm_tree::LsmTreeStore;
+
 use std::path::PathBuf;
 
 /// The sequence of the last event that a run takes in. Stored inside the run, so that data and position are atomic.
@@ -25,6 +29,19 @@ pub struct Run {
     pub position: RunPosition,
     /// Strictly ascending by key. No key may be empty or begin with byte 0x00, which is the store's own.
     pub changes: Vec<(Vec<u8>, Change)>,
+}
+
+/// How an engine is set up.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Memory for blocks that were read.
+    pub cache_size_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions { cache_size_bytes: 64 << 20 }
+    }
 }
 
 /// Why the store failed. Every variant but [`StoreError::OutOfOrder`] is fatal for a writer.
@@ -67,7 +84,11 @@ pub trait StateStore: Send + Sync {
     fn scan(&self, start: &[u8], end: &[u8]) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + '_>;
 
     /// The same, descending.
-    fn scan_reverse(&self, start: &[u8], end: &[u8]) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + '_>;
+    fn scan_reverse(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + '_>;
 
     /// Does outstanding background work (compaction) that is due now, at most one step; true when it did something.
     fn maintain(&self) -> Result<bool, StoreError>;

@@ -1,7 +1,8 @@
 //! What a partition answers.
 
 use ledger::{
-    AccountId, AccountNumber, Balance, Currency, Digest, Metadata, Record, Refusal, Sequence, Timestamp, Totals,
+    AccountId, AccountNumber, Balance, Currency, Digest, Metadata, Record, Refusal, Sequence, Timestamp,
+    Totals,
 };
 
 /// Why work was not even queued. Nothing was executed.

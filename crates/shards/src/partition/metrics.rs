@@ -5,11 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ledger::RefusalCode;
 
 /// A histogram with one bucket per power of two, readable while it is written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Histogram {
     /// Bucket `n` counts values below `2^n`, and at or above `2^(n-1)`.
     buckets: [AtomicU64; 40],
     sum: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram { buckets: [const { AtomicU64::new(0) }; 40], sum: AtomicU64::new(0) }
+    }
 }
 
 impl Histogram {
@@ -64,4 +70,10 @@ pub struct Metrics {
     pub id_filter_bytes: AtomicU64,
     /// Look-ups of an id that had to ask the store.
     pub id_store_lookups: AtomicU64,
+}
+
+impl Metrics {
+    pub(super) fn count_refusal(&self, code: RefusalCode) {
+        self.refusals[usize::from(code.number()) - 1].fetch_add(1, Ordering::Relaxed);
+    }
 }

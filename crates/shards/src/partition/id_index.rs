@@ -1,0 +1,107 @@
+//! Every transaction_id ever used, and the events about it: exactly once rests on this.
+//!
+//! Look-ups go from cheap to dear: the filter says "never used" for nearly every id; then the windows not yet in the
+//! store; then the store's permanent index.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ledger::{Sequence, TransactionId};
+use storage::store::{StateStore, StoreError};
+
+use super::id_filter::IdFilter;
+use super::layout;
+use super::window::Window;
+
+/// A full window on its way into the store.
+#[derive(Debug)]
+pub(super) struct SealedWindow {
+    pub(super) window: Window,
+    /// Set once the store holds the window's run: from then on the store answers for it.
+    pub(super) ingested: AtomicBool,
+}
+
+pub(super) struct IdIndex {
+    seed: IdSeed,
+    filter: IdFilter,
+    pub(super) current: Window,
+    sealed: Vec<Arc<SealedWindow>>,
+    store: Arc<dyn StateStore>,
+}
+
+/// Drawn at random for each data directory, so that nobody can choose ids that collide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct IdSeed(pub(super) u64);
+
+impl IdSeed {
+    pub(super) fn hash(self, id: TransactionId) -> u64 {
+        let fold = |one: u64, two: u64| {
+            let product = u128::from(one) * u128::from(two);
+            product as u64 ^ (product >> 64) as u64
+        };
+        let upper = (id.0 >> 64) as u64;
+        let lower = id.0 as u64;
+        let mixed = fold(upper ^ self.0, 0xa076_1d64_78bd_642f) ^ lower;
+        fold(mixed ^ self.0.rotate_left(32), 0xe703_7ed1_a0b4_28db)
+    }
+}
+
+impl IdIndex {
+    pub(super) fn new(
+        seed: IdSeed,
+        filter: IdFilter,
+        current: Window,
+        store: Arc<dyn StateStore>,
+    ) -> IdIndex {
+        IdIndex { seed, filter, current, sealed: Vec::new(), store }
+    }
+
+    pub(super) fn hash(&self, id: TransactionId) -> u64 {
+        self.seed.hash(id)
+    }
+
+    pub(super) fn touch(&self, hash: u64) -> u64 {
+        self.filter.touch(hash) ^ self.current.touch(hash)
+    }
+
+    /// False: the id was never used.
+    pub(super) fn may_contain(&self, hash: u64) -> bool {
+        self.filter.may_contain(hash)
+    }
+
+    /// The sequences of every event about the id, ascending.
+    pub(super) fn find(&self, id: TransactionId) -> Result<Vec<Sequence>, StoreError> {
+        let hash = self.hash(id);
+        if !self.may_contain(hash) {
+            return Ok(Vec::new());
+        }
+        let mut sequences = layout::find_id(self.store.as_ref(), id, hash)?;
+        for sealed in &self.sealed {
+            sealed.window.find(id, hash, &mut sequences);
+        }
+        self.current.find(id, hash, &mut sequences);
+        // A window that was ingested between the two look-ups is seen twice.
+        sequences.sort_unstable();
+        sequences.dedup();
+        Ok(sequences)
+    }
+
+    /// Notes that the event at `sequence` is about the id.
+    pub(super) fn insert(&mut self, id: TransactionId, hash: u64, sequence: Sequence) {
+        self.filter.insert(hash);
+        self.current.insert(id, hash, sequence);
+    }
+
+    /// Starts a new window and returns the full one, which stays searchable until it is ingested.
+    pub(super) fn cut(&mut self, next: Window) -> Arc<SealedWindow> {
+        self.sealed.retain(|sealed| !sealed.ingested.load(Ordering::Acquire));
+        let window = std::mem::replace(&mut self.current, next);
+        let sealed = Arc::new(SealedWindow { window, ingested: AtomicBool::new(false) });
+        self.sealed.push(Arc::clone(&sealed));
+        sealed
+    }
+
+    pub(super) fn filter_size_bytes(&self) -> usize {
+        self.filter.size_bytes()
+    }
+}

@@ -1,0 +1,331 @@
+//! How a checkpoint and the permanent id index lie in the state store. `docs/formats.md` draws it.
+//!
+//! The store is dear per key and cheap per byte, so many small facts share a key: 256 accounts a page of balances, and the ids
+//! of one run that share the upper 16 bits of their hash a block.
+
+use ledger::{
+    AccountDetails, AccountId, AccountNumber, Amount, Balance, Currency, Hold, Metadata, Sequence, State,
+    Timestamp, TransactionId,
+};
+use storage::store::{StateStore, StoreError};
+
+use super::id_filter::IdFilter;
+use super::id_index::IdSeed;
+
+pub(super) const ACCOUNTS_PER_PAGE: u32 = 256;
+pub(super) const ID_BUCKETS: usize = 1 << 16;
+
+const LAYOUT_VERSION: u8 = 1;
+const ACCOUNT: u8 = b'A';
+const BALANCES: u8 = b'B';
+const HOLD: u8 = b'H';
+const IDS: u8 = b'I';
+const POSITION: u8 = b'P';
+const ID_ENTRY_SIZE_BYTES: usize = 20;
+
+/// Where a checkpoint stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CheckpointPosition {
+    pub(super) sequence: Sequence,
+    pub(super) timestamp: Timestamp,
+    pub(super) seed: IdSeed,
+}
+
+pub(super) fn position_key() -> Vec<u8> {
+    vec![POSITION]
+}
+
+pub(super) fn encode_position(position: &CheckpointPosition) -> Vec<u8> {
+    let mut bytes = vec![LAYOUT_VERSION];
+    bytes.extend_from_slice(&position.sequence.0.to_le_bytes());
+    bytes.extend_from_slice(&position.timestamp.as_micros().to_le_bytes());
+    bytes.extend_from_slice(&position.seed.0.to_le_bytes());
+    bytes
+}
+
+pub(super) fn account_key(account: AccountNumber) -> Vec<u8> {
+    numbered_key(ACCOUNT, account.0)
+}
+
+pub(super) fn balances_key(page: u32) -> Vec<u8> {
+    numbered_key(BALANCES, page)
+}
+
+fn numbered_key(kind: u8, number: u32) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn hold_key(hold_id: TransactionId) -> Vec<u8> {
+    let mut key = vec![HOLD];
+    key.extend_from_slice(&hold_id.to_bytes());
+    key
+}
+
+/// The bucket of an id: the upper bits of its hash, so that blocks are even however ids were made.
+pub(super) fn id_bucket(hash: u64) -> usize {
+    (hash >> 48) as usize
+}
+
+pub(super) fn ids_key(bucket: usize, run_end: Sequence) -> Vec<u8> {
+    let mut key = vec![IDS];
+    key.extend_from_slice(&(bucket as u16).to_be_bytes());
+    key.extend_from_slice(&run_end.0.to_be_bytes());
+    key
+}
+
+pub(super) fn encode_account(details: &AccountDetails, closed: bool) -> Vec<u8> {
+    let mut bytes = vec![LAYOUT_VERSION, u8::from(closed)];
+    bytes.extend_from_slice(&details.opened_at.as_micros().to_le_bytes());
+    bytes.push(details.account_id.as_str().len() as u8);
+    bytes.extend_from_slice(details.account_id.as_str().as_bytes());
+    for text in details.metadata.iter().flat_map(|(key, value)| [key, value]) {
+        bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+fn decode_account(bytes: &[u8]) -> Option<(AccountDetails, bool)> {
+    let mut cursor = Cursor(bytes);
+    let [LAYOUT_VERSION, closed] = cursor.take::<2>()? else { return None };
+    let opened_at = Timestamp::from_micros(i64::from_le_bytes(cursor.take()?));
+    let [size] = cursor.take()?;
+    let account_id = AccountId::parse(std::str::from_utf8(cursor.slice(size.into())?).ok()?).ok()?;
+    let mut texts = Vec::new();
+    while !cursor.0.is_empty() {
+        let size = u16::from_le_bytes(cursor.take()?);
+        texts.push(std::str::from_utf8(cursor.slice(size.into())?).ok()?);
+    }
+    let (pairs, rest) = texts.as_chunks::<2>();
+    let metadata = Metadata::new(pairs.iter().map(|[key, value]| (*key, *value))).ok()?;
+    rest.is_empty().then_some((AccountDetails { account_id, opened_at, metadata }, closed != 0))
+}
+
+pub(super) fn encode_hold(hold: &Hold) -> Vec<u8> {
+    let mut bytes = vec![LAYOUT_VERSION];
+    bytes.extend_from_slice(&hold.from.0.to_le_bytes());
+    bytes.extend_from_slice(&hold.to.0.to_le_bytes());
+    bytes.extend_from_slice(&hold.amount.minor_units().to_le_bytes());
+    bytes.extend_from_slice(&hold.currency.numeric().to_le_bytes());
+    bytes.extend_from_slice(&hold.expires_at.map_or(i64::MAX, Timestamp::as_micros).to_le_bytes());
+    bytes
+}
+
+fn decode_hold(bytes: &[u8]) -> Option<Hold> {
+    let mut cursor = Cursor(bytes);
+    let [LAYOUT_VERSION] = cursor.take()? else { return None };
+    Some(Hold {
+        from: AccountNumber(u32::from_le_bytes(cursor.take()?)),
+        to: AccountNumber(u32::from_le_bytes(cursor.take()?)),
+        amount: Amount::from_minor_units(u64::from_le_bytes(cursor.take()?))?,
+        currency: Currency::from_numeric(u16::from_le_bytes(cursor.take()?))?,
+        expires_at: Some(i64::from_le_bytes(cursor.take()?))
+            .filter(|micros| *micros != i64::MAX)
+            .map(Timestamp::from_micros),
+    })
+}
+
+/// The balances of 256 accounts with neighbouring numbers.
+#[derive(Debug, Default)]
+pub(super) struct BalancePage {
+    accounts: Vec<Vec<(Currency, Balance)>>,
+}
+
+impl BalancePage {
+    pub(super) fn decode(bytes: &[u8]) -> Option<BalancePage> {
+        let mut page = BalancePage::default();
+        let mut cursor = Cursor(bytes);
+        while !cursor.0.is_empty() {
+            let [index, count] = cursor.take()?;
+            for _ in 0..count {
+                let currency = Currency::from_numeric(u16::from_le_bytes(cursor.take()?))?;
+                let balance = page.balance_mut(index, currency);
+                balance.available = i64::from_le_bytes(cursor.take()?);
+                balance.held = i64::from_le_bytes(cursor.take()?);
+            }
+        }
+        Some(page)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.accounts.len() * 20);
+        for (index, balances) in self.accounts.iter().enumerate().filter(|(_, balances)| !balances.is_empty())
+        {
+            bytes.push(index as u8);
+            bytes.push(
+                u8::try_from(balances.len())
+                    .expect("ISO 4217 has fewer than 256 currencies with minor units"),
+            );
+            for (currency, balance) in balances {
+                bytes.extend_from_slice(&currency.numeric().to_le_bytes());
+                bytes.extend_from_slice(&balance.available.to_le_bytes());
+                bytes.extend_from_slice(&balance.held.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    pub(super) fn balance_mut(&mut self, index: u8, currency: Currency) -> &mut Balance {
+        if self.accounts.is_empty() {
+            self.accounts.resize(ACCOUNTS_PER_PAGE as usize, Vec::new());
+        }
+        let balances = &mut self.accounts[usize::from(index)];
+        let at = balances.iter().position(|(other, _)| *other == currency).unwrap_or_else(|| {
+            balances.push((currency, Balance::default()));
+            balances.len() - 1
+        });
+        &mut balances[at].1
+    }
+}
+
+/// One block of the id index: the sequence that the run ends with, then each id and how far before it its event stands.
+pub(super) struct IdBlock {
+    bytes: Vec<u8>,
+    run_end: Sequence,
+}
+
+impl IdBlock {
+    pub(super) fn new(run_end: Sequence, entries: usize) -> IdBlock {
+        let mut bytes = Vec::with_capacity(8 + entries * ID_ENTRY_SIZE_BYTES);
+        bytes.extend_from_slice(&run_end.0.to_le_bytes());
+        IdBlock { bytes, run_end }
+    }
+
+    pub(super) fn push(&mut self, id: TransactionId, sequence: u64) {
+        let distance = u32::try_from(self.run_end.0 - sequence).expect("a run is far below 2^32 events");
+        self.bytes.extend_from_slice(&id.to_bytes());
+        self.bytes.extend_from_slice(&distance.to_le_bytes());
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// The ids of a block with their sequences.
+fn block_entries(bytes: &[u8]) -> Option<impl Iterator<Item = (TransactionId, Sequence)>> {
+    let mut cursor = Cursor(bytes);
+    let run_end = u64::from_le_bytes(cursor.take()?);
+    let (entries, rest) = cursor.0.as_chunks::<ID_ENTRY_SIZE_BYTES>();
+    rest.is_empty().then(|| {
+        entries.iter().map(move |entry| {
+            let mut cursor = Cursor(entry);
+            let id = TransactionId::from_bytes(cursor.take().expect("an entry begins with 16 bytes"));
+            let distance = u32::from_le_bytes(cursor.take().expect("an entry ends with 4 bytes"));
+            (id, Sequence(run_end - u64::from(distance)))
+        })
+    })
+}
+
+/// The sequences of all events about an id that the store knows, ascending.
+pub(super) fn find_id(
+    store: &dyn StateStore,
+    id: TransactionId,
+    hash: u64,
+) -> Result<Vec<Sequence>, StoreError> {
+    let bucket = id_bucket(hash);
+    let mut sequences = Vec::new();
+    for entry in store.scan(&ids_key(bucket, Sequence(0)), &ids_key(bucket, Sequence(u64::MAX))) {
+        let (key, block) = entry?;
+        let entries = block_entries(&block).ok_or_else(|| damaged(&key))?;
+        sequences.extend(entries.filter(|(other, _)| *other == id).map(|(_, sequence)| sequence));
+    }
+    Ok(sequences)
+}
+
+/// Reads the checkpoint's position; `None` for an empty store.
+pub(super) fn load_position(store: &dyn StateStore) -> Result<Option<CheckpointPosition>, StoreError> {
+    let Some(bytes) = store.get(&position_key())? else { return Ok(None) };
+    let decode = |bytes: &[u8]| {
+        let mut cursor = Cursor(bytes);
+        let [LAYOUT_VERSION] = cursor.take()? else { return None };
+        Some(CheckpointPosition {
+            sequence: Sequence(u64::from_le_bytes(cursor.take()?)),
+            timestamp: Timestamp::from_micros(i64::from_le_bytes(cursor.take()?)),
+            seed: IdSeed(u64::from_le_bytes(cursor.take()?)),
+        })
+    };
+    decode(&bytes).map(Some).ok_or_else(|| damaged(&position_key()))
+}
+
+/// Reads the whole state of the checkpoint.
+pub(super) fn load_state(store: &dyn StateStore, position: &CheckpointPosition) -> Result<State, StoreError> {
+    let mut state = State::new();
+    for entry in store.scan(&[ACCOUNT], &[ACCOUNT + 1]) {
+        let (key, value) = entry?;
+        let (details, closed) = decode_account(&value).ok_or_else(|| damaged(&key))?;
+        if key != account_key(AccountNumber(state.account_numbers())) {
+            return Err(damaged(&key));
+        }
+        let number = state.restore_account(details);
+        if closed {
+            state.restore_closed(number);
+        }
+    }
+    for entry in store.scan(&[BALANCES], &[BALANCES + 1]) {
+        let (key, value) = entry?;
+        let number = key.get(1..).and_then(|page| page.try_into().ok()).map(u32::from_be_bytes);
+        let (page, number) = BalancePage::decode(&value).zip(number).ok_or_else(|| damaged(&key))?;
+        for (index, balances) in page.accounts.iter().enumerate() {
+            let account = AccountNumber(number * ACCOUNTS_PER_PAGE + index as u32);
+            if !balances.is_empty() && account.0 >= state.account_numbers() {
+                return Err(damaged(&key));
+            }
+            for (currency, balance) in balances {
+                state.restore_balance(account, *currency, *balance);
+            }
+        }
+    }
+    for entry in store.scan(&[HOLD], &[HOLD + 1]) {
+        let (key, value) = entry?;
+        let hold_id = key.get(1..).and_then(|id| id.try_into().ok()).map(TransactionId::from_bytes);
+        let (hold, hold_id) = decode_hold(&value).zip(hold_id).ok_or_else(|| damaged(&key))?;
+        state.restore_hold(hold_id, hold);
+    }
+    state.restore_position(position.sequence, position.timestamp);
+    Ok(state)
+}
+
+/// Every id of the permanent index with the sequence of each event about it, in no order that means anything.
+pub(super) fn for_each_id(
+    store: &dyn StateStore,
+    mut each: impl FnMut(TransactionId, Sequence),
+) -> Result<(), StoreError> {
+    for entry in store.scan(&[IDS], &[IDS + 1]) {
+        let (key, block) = entry?;
+        block_entries(&block).ok_or_else(|| damaged(&key))?.for_each(|(id, sequence)| each(id, sequence));
+    }
+    Ok(())
+}
+
+/// Builds the filter anew from the permanent index.
+pub(super) fn load_filter(store: &dyn StateStore, seed: IdSeed) -> Result<IdFilter, StoreError> {
+    let mut filter = IdFilter::new();
+    for_each_id(store, |id, _| filter.insert(seed.hash(id)))?;
+    Ok(filter)
+}
+
+pub(super) fn damaged(key: &[u8]) -> StoreError {
+    StoreError::Engine(format!(
+        "the value of key {key:02x?} is damaged; stop the node, move its state directory away and start it: it is built again \
+         from the journal"
+    ))
+}
+
+struct Cursor<'bytes>(&'bytes [u8]);
+
+impl<'bytes> Cursor<'bytes> {
+    fn slice(&mut self, size: usize) -> Option<&'bytes [u8]> {
+        let (taken, rest) = self.0.split_at_checked(size)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn take<const SIZE: usize>(&mut self) -> Option<[u8; SIZE]> {
+        let (taken, rest) = self.0.split_first_chunk::<SIZE>()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+}
