@@ -1,0 +1,388 @@
+//! The bodies of answers.
+
+use ledger::{
+    AccountNumber, Balance, Command, Currency, Event, Metadata, Record, Sequence, Timestamp, Transaction,
+    TransactionId, format_minor_units,
+};
+use serde_json::{Map, Value, json};
+
+use crate::format_timestamp;
+use crate::problem::{Code, Problem, Subject};
+
+/// Where and when an event happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Position {
+    /// The partition.
+    pub partition: u32,
+    /// The event's sequence.
+    pub sequence: Sequence,
+    /// The event's time.
+    pub timestamp: Timestamp,
+}
+
+/// Money as the API shows it: major units with all digits of the currency.
+pub fn money(minor_units: i64, currency: Currency) -> String {
+    format_minor_units(minor_units.into(), currency)
+}
+
+/// The answer to a transfer, deposit or withdrawal. Every part is digits, letters and hyphens: nothing needs escaping.
+pub fn transferred(
+    transaction_id: TransactionId,
+    position: Position,
+    currency: Currency,
+    from_balance: i64,
+    to_balance: i64,
+) -> String {
+    format!(
+        "{{\"status\":\"success\",\"transaction_id\":\"{transaction_id}\",\"partition\":{},\"sequence\":{},\"timestamp\":\"{}\",\
+         \"from_balance\":\"{}\",\"to_balance\":\"{}\"}}",
+        position.partition,
+        position.sequence.0,
+        format_timestamp(position.timestamp),
+        money(from_balance, currency),
+        money(to_balance, currency),
+    )
+}
+
+/// A refused element of a batch.
+pub fn refused_element(problem: &Problem) -> Value {
+    let mut body = Map::new();
+    body.insert("status".into(), json!("refused"));
+    if let Some(transaction_id) = problem.transaction_id {
+        body.insert("transaction_id".into(), json!(transaction_id.to_string()));
+    }
+    body.insert("code".into(), json!(problem.code.name()));
+    body.insert("detail".into(), json!(problem.detail));
+    Value::Object(body)
+}
+
+/// The answer to a command that is not a plain transfer: what its last event says.
+pub fn executed(partition: u32, records: &[Record]) -> Value {
+    let Some(last) = records.last() else { return Value::Null };
+    let position = Position { partition, sequence: last.sequence, timestamp: last.timestamp };
+    let mut body = Map::new();
+    let status = if matches!(last.event, Event::Held { .. }) { "held" } else { "success" };
+    body.insert("status".into(), json!(status));
+    if let Some(transaction_id) = last.event.transaction_id() {
+        body.insert("transaction_id".into(), json!(transaction_id.to_string()));
+    }
+    put_position(&mut body, position);
+    if let Event::GroupCommitted { .. } = last.event {
+        let legs =
+            records[..records.len() - 1].iter().map(|leg| executed(partition, std::slice::from_ref(leg)));
+        body.insert("results".into(), legs.collect());
+    }
+    if let Some(movement) = last.event.movement() {
+        body.insert("amount".into(), json!(money(movement.amount.signed(), movement.currency)));
+        body.insert("currency".into(), json!(movement.currency.code()));
+        body.insert("from_balance".into(), json!(money(movement.from_after, movement.currency)));
+        body.insert("to_balance".into(), json!(money(movement.to_after, movement.currency)));
+    }
+    match &last.event {
+        Event::Held { hold, available_after, .. } => {
+            body.insert("amount".into(), json!(money(hold.amount.signed(), hold.currency)));
+            body.insert("currency".into(), json!(hold.currency.code()));
+            body.insert("from_balance".into(), json!(money(*available_after, hold.currency)));
+            body.insert("expires_at".into(), json!(hold.expires_at.map(format_timestamp)));
+        }
+        Event::HoldConfirmed { hold_id, released, movement, .. } => {
+            body.insert("hold_id".into(), json!(hold_id.to_string()));
+            body.insert("released".into(), json!(money(*released as i64, movement.currency)));
+        }
+        Event::HoldReleased { hold_id, amount, currency, available_after, .. } => {
+            body.insert("hold_id".into(), json!(hold_id.to_string()));
+            body.insert("released".into(), json!(money(amount.signed(), *currency)));
+            body.insert("currency".into(), json!(currency.code()));
+            body.insert("from_balance".into(), json!(money(*available_after, *currency)));
+        }
+        Event::Reversed { original_id, .. } => {
+            body.insert("reversed_transaction_id".into(), json!(original_id.to_string()));
+        }
+        _ => {}
+    }
+    Value::Object(body)
+}
+
+fn put_position(body: &mut Map<String, Value>, position: Position) {
+    body.insert("partition".into(), json!(position.partition));
+    body.insert("sequence".into(), json!(position.sequence.0));
+    body.insert("timestamp".into(), json!(format_timestamp(position.timestamp)));
+}
+
+fn metadata(metadata: &Metadata) -> Value {
+    Value::Object(metadata.iter().map(|(key, value)| (key.to_owned(), json!(value))).collect())
+}
+
+/// An account as it stood at a position.
+#[derive(Debug)]
+pub struct Account<'view> {
+    /// Its name.
+    pub account_id: &'view str,
+    /// Its number in its partition.
+    pub number: AccountNumber,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// Its owner's notes.
+    pub metadata: &'view Metadata,
+    /// True once it was closed.
+    pub closed: bool,
+    /// Every currency that it ever had money in.
+    pub balances: &'view [(Currency, Balance)],
+    /// Where the state stood.
+    pub position: Position,
+}
+
+/// The answer to a query for an account, and to opening it.
+pub fn account(account: &Account<'_>) -> Value {
+    let balances = account.balances.iter().map(|(currency, balance)| {
+        json!({
+            "currency": currency.code(),
+            "available": money(balance.available, *currency),
+            "held": money(balance.held, *currency),
+            "total": format_minor_units(balance.total(), *currency),
+        })
+    });
+    json!({
+        "account_id": account.account_id,
+        "handle": account.number.0,
+        "status": if account.closed { "closed" } else { "open" },
+        "opened_at": format_timestamp(account.opened_at),
+        "metadata": metadata(account.metadata),
+        "balances": balances.collect::<Vec<_>>(),
+        "partition": account.position.partition,
+        "sequence": account.position.sequence.0,
+        "as_of": format_timestamp(account.position.timestamp),
+    })
+}
+
+/// The kind of an event on the wire.
+pub fn event_type(event: &Event) -> &'static str {
+    match event {
+        Event::AccountOpened { .. } => "account_opened",
+        Event::Transferred { kind, .. } => transfer_type(*kind),
+        Event::Held { .. } => "hold",
+        Event::HoldConfirmed { .. } => "hold_confirmed",
+        Event::HoldReleased { transaction_id: Some(_), .. } => "hold_cancelled",
+        Event::HoldReleased { transaction_id: None, .. } => "hold_expired",
+        Event::Reversed { .. } => "reversal",
+        Event::AccountClosed { .. } => "account_closed",
+        Event::GroupCommitted { .. } => "group_committed",
+        Event::Refused { .. } => "refused",
+    }
+}
+
+fn transfer_type(kind: ledger::TransferKind) -> &'static str {
+    match kind {
+        ledger::TransferKind::Transfer => "transfer",
+        ledger::TransferKind::Deposit => "deposit",
+        ledger::TransferKind::Withdrawal => "withdrawal",
+    }
+}
+
+/// The kind of a command on the wire.
+fn command_type(command: &Command) -> &'static str {
+    match command {
+        Command::OpenAccount { .. } => "account_opened",
+        Command::Transfer(transfer) => transfer_type(transfer.kind),
+        Command::Group(_) => "group",
+        Command::Hold(_) => "hold",
+        Command::ConfirmHold { .. } => "hold_confirmed",
+        Command::CancelHold { .. } => "hold_cancelled",
+        Command::Reverse { .. } => "reversal",
+        Command::CloseAccount { .. } => "account_closed",
+        Command::ExpireHolds => "hold_expired",
+    }
+}
+
+/// Account names by number, as far as an answer needs them.
+pub trait Names {
+    /// The name of the account, or its number as text.
+    fn name(&self, account: AccountNumber) -> String;
+}
+
+impl Names for std::collections::HashMap<AccountNumber, String> {
+    fn name(&self, account: AccountNumber) -> String {
+        self.get(&account).cloned().unwrap_or_else(|| account.0.to_string())
+    }
+}
+
+/// The accounts that an answer about a transaction names.
+pub fn accounts_of(transaction: &Transaction) -> Vec<AccountNumber> {
+    let mut accounts: Vec<AccountNumber> = Vec::new();
+    for record in &transaction.records {
+        for change in record.event.balance_changes().into_iter().flatten() {
+            accounts.extend([Some(change.account), change.counterparty].into_iter().flatten());
+        }
+        if let Event::AccountClosed { account, .. } = &record.event {
+            accounts.push(*account);
+        }
+    }
+    if let Command::Transfer(transfer) = &transaction.command {
+        accounts.extend(account_number(&transfer.from).into_iter().chain(account_number(&transfer.to)));
+    }
+    if let Command::Hold(request) = &transaction.command {
+        let (from, to) = (&request.transfer.from, &request.transfer.to);
+        accounts.extend(account_number(from).into_iter().chain(account_number(to)));
+    }
+    accounts.sort_unstable();
+    accounts.dedup();
+    accounts
+}
+
+fn account_number(account: &ledger::AccountRef) -> Option<AccountNumber> {
+    match account {
+        ledger::AccountRef::Number(number) => Some(*number),
+        ledger::AccountRef::Named(_) => None,
+    }
+}
+
+fn account_name(account: &ledger::AccountRef, names: &impl Names) -> String {
+    match account {
+        ledger::AccountRef::Number(number) => names.name(*number),
+        ledger::AccountRef::Named(name) => name.as_str().to_owned(),
+    }
+}
+
+/// The answer to a query for a transaction: what became of it, and every event with its position.
+pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names) -> Value {
+    let outcome = transaction.outcome();
+    let mut body = Map::new();
+    body.insert("transaction_id".into(), json!(transaction.transaction_id.to_string()));
+    let (status, code) = status(transaction);
+    body.insert("status".into(), json!(status));
+    if let Some(code) = code {
+        body.insert("code".into(), json!(code.name()));
+    }
+    let kind = match outcome.event {
+        Event::Refused { .. } => command_type(&transaction.command),
+        ref event => event_type(event),
+    };
+    body.insert("type".into(), json!(kind));
+    put_money(&mut body, transaction, names);
+    if let Some(notes) = outcome.event.metadata() {
+        body.insert("metadata".into(), metadata(notes));
+    }
+    let events = transaction.records.iter().map(|record| event(partition, record, names));
+    body.insert("events".into(), events.collect());
+    Value::Object(body)
+}
+
+fn status(transaction: &Transaction) -> (&'static str, Option<Code>) {
+    let outcome = &transaction.outcome().event;
+    let settled = transaction.records.get(1).map(|record| &record.event);
+    match (outcome, settled) {
+        (Event::Refused { refusal, .. }, _) => {
+            let code = if refusal.leg.is_some() { Code::LegRefused } else { Code::of_refusal(refusal.code) };
+            ("refused", Some(code))
+        }
+        (Event::Held { .. }, None) => ("held", None),
+        (Event::Held { .. }, Some(Event::HoldConfirmed { .. })) => ("confirmed", None),
+        (Event::Held { .. }, Some(Event::HoldReleased { transaction_id: None, .. })) => ("expired", None),
+        (Event::Held { .. }, Some(_)) => ("cancelled", None),
+        _ if transaction.is_reversed() => ("reversed", None),
+        _ => ("success", None),
+    }
+}
+
+fn put_money(body: &mut Map<String, Value>, transaction: &Transaction, names: &impl Names) {
+    let mut put = |from: String, to: String, amount: i64, currency: Currency| {
+        body.insert("from_account".into(), json!(from));
+        body.insert("to_account".into(), json!(to));
+        body.insert("amount".into(), json!(money(amount, currency)));
+        body.insert("currency".into(), json!(currency.code()));
+    };
+    match (&transaction.outcome().event, &transaction.command) {
+        (Event::Held { hold, .. }, _) => {
+            put(names.name(hold.from), names.name(hold.to), hold.amount.signed(), hold.currency);
+        }
+        (Event::Refused { .. }, Command::Transfer(transfer)) => {
+            let (from, to) = (account_name(&transfer.from, names), account_name(&transfer.to, names));
+            put(from, to, transfer.amount.signed(), transfer.currency);
+        }
+        (Event::Refused { .. }, Command::Hold(request)) => {
+            let transfer = &request.transfer;
+            let (from, to) = (account_name(&transfer.from, names), account_name(&transfer.to, names));
+            put(from, to, transfer.amount.signed(), transfer.currency);
+        }
+        (event, _) => {
+            if let Some(movement) = event.movement() {
+                let (from, to) = (names.name(movement.from), names.name(movement.to));
+                put(from, to, movement.amount.signed(), movement.currency);
+            }
+        }
+    }
+}
+
+/// One event with its position and what it left behind.
+pub fn event(partition: u32, record: &Record, names: &impl Names) -> Value {
+    let mut body = Map::new();
+    body.insert("type".into(), json!(event_type(&record.event)));
+    let position = Position { partition, sequence: record.sequence, timestamp: record.timestamp };
+    put_position(&mut body, position);
+    if let Some(transaction_id) = record.event.transaction_id() {
+        body.insert("transaction_id".into(), json!(transaction_id.to_string()));
+    }
+    if let Some(referenced) = record.event.referenced_id() {
+        body.insert("referenced_transaction_id".into(), json!(referenced.to_string()));
+    }
+    if let Event::Refused { refusal, .. } = &record.event {
+        body.insert("code".into(), json!(refusal.name()));
+    }
+    let changes = record.event.balance_changes().into_iter().flatten().map(|change| {
+        json!({
+            "account_id": names.name(change.account),
+            "currency": change.currency.code(),
+            "amount": money(change.available_change, change.currency),
+            "balance_after": money(change.available_after, change.currency),
+        })
+    });
+    let postings: Vec<Value> = changes.collect();
+    if !postings.is_empty() {
+        body.insert("postings".into(), json!(postings));
+    }
+    Value::Object(body)
+}
+
+/// The words' subject of a command's refusal.
+pub fn subject<'command>(command: &'command Command, names: &'command Parties) -> Subject<'command> {
+    let currency = match command {
+        Command::Transfer(transfer) => Some(transfer.currency),
+        Command::Hold(request) => Some(request.transfer.currency),
+        _ => None,
+    };
+    Subject { from: &names.from, to: &names.to, currency, referenced: command.referenced_id() }
+}
+
+/// The names of a command's accounts as its caller wrote them.
+#[derive(Debug, Clone, Default)]
+pub struct Parties {
+    /// The payer, or the only account.
+    pub from: String,
+    /// The payee.
+    pub to: String,
+}
+
+impl Parties {
+    /// The names in a command that was not resolved yet.
+    pub fn of(command: &Command, leg: Option<u8>) -> Parties {
+        let name = |account: &ledger::AccountRef| match account {
+            ledger::AccountRef::Named(name) => name.as_str().to_owned(),
+            ledger::AccountRef::Number(AccountNumber::EXTERNAL) => ledger::AccountId::EXTERNAL.to_owned(),
+            ledger::AccountRef::Number(number) => number.0.to_string(),
+        };
+        let both =
+            |transfer: &ledger::Transfer| Parties { from: name(&transfer.from), to: name(&transfer.to) };
+        match command {
+            Command::Transfer(transfer) => both(transfer),
+            Command::Hold(request) => both(&request.transfer),
+            Command::Group(group) => {
+                leg.and_then(|leg| group.legs.get(usize::from(leg))).map_or_else(Parties::default, both)
+            }
+            Command::CloseAccount { account, .. } => Parties { from: name(account), to: String::new() },
+            Command::OpenAccount { account_id, .. } => {
+                Parties { from: account_id.as_str().to_owned(), to: String::new() }
+            }
+            _ => Parties::default(),
+        }
+    }
+}
