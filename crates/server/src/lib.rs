@@ -1,1 +1,110 @@
-//! HTTP and gRPC in front of the ledger: everything async.
+//! HTTP in front of a partition: everything async lives here, and nothing about money is decided here.
+//!
+//! [`Server::bind`] listens at once and answers `/healthz`; [`Server::ready`] hands it the partition once that has recovered;
+//! [`Server::serve`] runs until it is told to stop, then drains.
+
+mod answer;
+mod batcher;
+mod connections;
+mod metrics;
+mod routes;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use shards::partition::Partition;
+use tokio::net::TcpListener;
+use views::History;
+
+use batcher::Batcher;
+use metrics::HttpMetrics;
+
+/// How the server is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where HTTP listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// A request that is not answered in this time is answered `unavailable`.
+    pub request_timeout: Duration,
+    /// A connection that does not send a whole request head in this time is closed, idle ones too.
+    pub header_timeout: Duration,
+    /// How long connections may finish what they are doing when the server stops.
+    pub drain_timeout: Duration,
+    /// Connections beyond this number wait to be accepted.
+    pub connections_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            request_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(10),
+            connections_max: 16_384,
+        }
+    }
+}
+
+/// What answers once recovery is over.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) partition: Partition,
+    pub(crate) history: Arc<History>,
+    pub(crate) batcher: Batcher,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) node: OnceLock<Node>,
+    pub(crate) metrics: HttpMetrics,
+}
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// Hands a partition to the server that listens already.
+#[derive(Clone)]
+pub struct Ready {
+    shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Ready {
+    /// From now on requests are served.
+    pub fn ready(&self, partition: Partition, history: Arc<History>) {
+        let _in_runtime = self.runtime.enter();
+        let batcher = Batcher::start(partition.clone());
+        if self.shared.node.set(Node { partition, history, batcher }).is_err() {
+            tracing::error!("the server was given a partition twice; it keeps the first");
+        }
+    }
+}
+
+impl Server {
+    /// Listens. Until [`Ready::ready`] is called, everything but `/healthz` is answered `unavailable`.
+    pub async fn bind(config: Config) -> std::io::Result<Server> {
+        let listener = TcpListener::bind(config.listen).await?;
+        let shared = Shared { config, node: OnceLock::new(), metrics: HttpMetrics::default() };
+        Ok(Server { listener, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// A handle for whoever recovers the partition. Must be called within the server's runtime.
+    pub fn ready_handle(&self) -> Ready {
+        Ready { shared: Arc::clone(&self.shared), runtime: tokio::runtime::Handle::current() }
+    }
+
+    /// Serves until `stop` resolves, then takes no more connections and lets those that are busy finish.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        connections::serve(self.listener, self.shared, stop).await;
+    }
+}

@@ -1,0 +1,114 @@
+//! Metrics in the text format of Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use ledger::RefusalCode;
+use shards::partition::Histogram;
+
+use crate::Node;
+
+/// What the HTTP side counts.
+#[derive(Default)]
+pub(crate) struct HttpMetrics {
+    /// By route and status.
+    requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    /// From the whole request read to its answer, in microseconds.
+    latency_us: Histogram,
+}
+
+impl HttpMetrics {
+    pub(crate) fn count(&self, route: &'static str, status: u16, micros: u64) {
+        *self.requests.lock().unwrap_or_else(PoisonError::into_inner).entry((route, status)).or_default() +=
+            1;
+        self.latency_us.record(micros);
+    }
+}
+
+/// Everything, as text.
+pub(crate) fn exposition(http: &HttpMetrics, node: Option<&Node>) -> String {
+    let mut out = Exposition(String::new());
+    out.head("jigap_http_requests_total", "counter", "HTTP requests by route and status.");
+    for ((route, status), count) in http.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        out.line(&format!("jigap_http_requests_total{{route=\"{route}\",status=\"{status}\"}}"), *count);
+    }
+    out.histogram("jigap_http_request_microseconds", "Time from a request to its answer.", &http.latency_us);
+    let Some(node) = node else { return out.0 };
+    let metrics = node.partition.metrics();
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    out.head("jigap_refusals_total", "counter", "Refused commands by code.");
+    for code in RefusalCode::ALL {
+        let count = load(&metrics.refusals[usize::from(code.number()) - 1]);
+        out.line(&format!("jigap_refusals_total{{code=\"{}\"}}", code.name()), count);
+    }
+    let counters = [
+        ("jigap_commands_total", "Commands executed.", &metrics.commands),
+        ("jigap_replayed_total", "Commands answered from their first event.", &metrics.replayed),
+        ("jigap_overloaded_total", "Submissions refused because the queue was full.", &metrics.overloaded),
+        (
+            "jigap_journal_bytes_total",
+            "Bytes of frame bodies written to the journal.",
+            &metrics.journal_bytes,
+        ),
+        ("jigap_id_store_lookups_total", "Look-ups of an id beyond the filter.", &metrics.id_store_lookups),
+    ];
+    for (name, help, value) in counters {
+        out.single(name, "counter", help, load(value));
+    }
+    let committed = load(&metrics.committed_sequence);
+    let gauges = [
+        ("jigap_queue_depth", "Commands waiting.", load(&metrics.queue_depth)),
+        ("jigap_accounts", "Accounts ever opened.", load(&metrics.accounts)),
+        ("jigap_holds", "Pending holds.", load(&metrics.holds)),
+        ("jigap_committed_sequence", "The last durable event.", committed),
+        (
+            "jigap_checkpoint_lag_events",
+            "Events that a restart replays.",
+            committed.saturating_sub(load(&metrics.checkpoint_sequence)),
+        ),
+        (
+            "jigap_view_lag_events",
+            "Events not yet in the history.",
+            committed.saturating_sub(node.history.position().0),
+        ),
+        ("jigap_id_filter_bytes", "Memory of the filter of transaction_ids.", load(&metrics.id_filter_bytes)),
+    ];
+    for (name, help, value) in gauges {
+        out.single(name, "gauge", help, value);
+    }
+    out.histogram("jigap_batch_commands", "Commands per journal frame.", &metrics.batch_commands);
+    out.histogram("jigap_journal_sync_microseconds", "Time until a frame is durable.", &metrics.sync_us);
+    out.0
+}
+
+struct Exposition(String);
+
+impl Exposition {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, series: &str, value: u64) {
+        let _ = writeln!(self.0, "{series} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.head(name, kind, help);
+        self.line(name, value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        let (buckets, sum) = histogram.snapshot();
+        let count = buckets.last().map_or(0, |(_, count)| *count);
+        for (below, cumulative) in buckets {
+            self.line(&format!("{name}_bucket{{le=\"{below}\"}}"), cumulative);
+        }
+        self.line(&format!("{name}_bucket{{le=\"+Inf\"}}"), count);
+        self.line(&format!("{name}_sum"), sum);
+        self.line(&format!("{name}_count"), count);
+    }
+}

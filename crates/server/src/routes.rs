@@ -1,0 +1,596 @@
+//! Every route: read the request, hand it over, answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::problem::Problem;
+use api::request::{self, Endpoint, FollowUp, Transfers};
+use api::response::{self, Parties, Position};
+use api::{Code, openapi};
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::routing::{get, post};
+use ledger::{AccountId, AccountNumber, AccountRef, Command, Currency, Event, Sequence, TransactionId};
+use serde_json::{Value, json};
+use shards::partition::{AccountView, CommandAnswer, NotAccepted, StateView};
+use tokio::sync::oneshot;
+use views::HistoryQuery;
+
+use crate::answer::{self, Asked};
+use crate::{Node, Shared, metrics};
+
+/// The largest request body.
+const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
+/// How long a query waits for the read side to reach the client's position.
+const POSITION_PATIENCE: Duration = Duration::from_secs(1);
+const HISTORY_LIMIT: usize = 50;
+const HISTORY_LIMIT_MAX: usize = 1000;
+
+type Answer = Result<Response<Body>, Problem>;
+type App = State<Arc<Shared>>;
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/wallet/balance_transfer", post(balance_transfer))
+        .route("/v1/wallet/deposit", post(deposit))
+        .route("/v1/wallet/withdraw", post(withdraw))
+        .route("/v1/wallet/balance_transfers", post(balance_transfers))
+        .route("/v1/wallet/accounts", post(open_account))
+        .route("/v1/wallet/accounts/{account_id}", get(account))
+        .route("/v1/wallet/accounts/{account_id}/close", post(close_account))
+        .route("/v1/wallet/accounts/{account_id}/history", get(history))
+        .route("/v1/wallet/holds", post(hold))
+        .route("/v1/wallet/holds/{transaction_id}/confirm", post(confirm))
+        .route("/v1/wallet/holds/{transaction_id}/cancel", post(cancel))
+        .route("/v1/wallet/transactions/{transaction_id}", get(transaction))
+        .route("/v1/wallet/transactions/{transaction_id}/reverse", post(reverse))
+        .route("/v1/wallet/state", get(state))
+        .route("/v1/wallet/events", get(events))
+        .route("/healthz", get(async || answer::text("text/plain", "ok\n".into())))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(prometheus))
+        .route("/openapi.json", get(async || answer::value(StatusCode::OK, &openapi::document())))
+        .fallback(async || answer::problem(&Problem::new(Code::RouteNotFound, "there is no such route")))
+        .method_not_allowed_fallback(async |method: Method| {
+            let detail = format!("the route does not know the method {method}");
+            answer::problem(&Problem::new(Code::MethodNotAllowed, detail))
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), observe))
+        .with_state(shared)
+}
+
+/// Counts every request, and answers those that take too long.
+async fn observe(State(shared): App, request: Request, next: Next) -> Response<Body> {
+    let started = Instant::now();
+    let route = route_name(request.uri().path());
+    let response = match tokio::time::timeout(shared.config.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => answer::problem(&Problem::new(
+            Code::Unavailable,
+            "the request took too long and its outcome is not known; repeat it with the same id",
+        )),
+    };
+    shared.metrics.count(route, response.status().as_u16(), started.elapsed().as_micros() as u64);
+    response
+}
+
+/// The route of a path, so that ids in paths do not become series of their own.
+fn route_name(path: &str) -> &'static str {
+    let mut best = "other";
+    for route in openapi::ROUTES {
+        let (mut pattern, mut parts) = (route.path.split('/'), path.split('/'));
+        let matches = loop {
+            match (pattern.next(), parts.next()) {
+                (None, None) => break true,
+                (Some(expected), Some(part)) if expected == part || expected.starts_with('{') => {}
+                _ => break false,
+            }
+        };
+        if matches {
+            best = route.path;
+        }
+    }
+    best
+}
+
+fn node(shared: &Shared) -> Result<&Node, Problem> {
+    shared
+        .node
+        .get()
+        .ok_or_else(|| Problem::new(Code::Unavailable, "the server is still recovering its state"))
+}
+
+/// Hands something to the partition and waits for the answer.
+async fn ask<Reply: Send + 'static>(
+    submit: impl FnOnce(Box<dyn FnOnce(Reply) + Send>) -> Result<(), NotAccepted>,
+) -> Result<Reply, Problem> {
+    let (sender, reply) = oneshot::channel();
+    // The client may have gone away when the answer comes.
+    submit(Box::new(move |answer| drop(sender.send(answer)))).map_err(answer::not_accepted)?;
+    reply.await.map_err(|_| answer::not_accepted(NotAccepted::Stopping))
+}
+
+/// The whole body of a command, with its headers checked.
+async fn body(request: Request) -> Result<(HeaderMap, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = media.map(|media| media.split(';').next().unwrap_or_default().trim());
+    if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        let detail = format!("content-type must be application/json, it is {:?}", media.unwrap_or("missing"));
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    let announced =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_large = || {
+        Problem::new(Code::RequestTooLarge, format!("the body is larger than {BODY_SIZE_BYTES_MAX} bytes"))
+    };
+    if announced.is_some_and(|size| size > BODY_SIZE_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    let bytes = to_bytes(body, BODY_SIZE_BYTES_MAX).await.map_err(|error| {
+        let cut = std::error::Error::source(&error)
+            .is_some_and(|source| source.to_string().contains("length limit"));
+        if cut {
+            too_large()
+        } else {
+            Problem::new(Code::InvalidRequest, format!("the body cannot be read: {error}"))
+        }
+    })?;
+    Ok((parts.headers, bytes))
+}
+
+/// The header `Idempotency-Key`, if sent, must name the body's transaction.
+fn check_key(headers: &HeaderMap, transaction_id: TransactionId) -> Result<(), Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(()) };
+    let same = key.to_str().is_ok_and(|key| TransactionId::parse(key) == Ok(transaction_id));
+    if same {
+        return Ok(());
+    }
+    let detail =
+        format!("the header Idempotency-Key is {key:?}, the body's transaction_id is {transaction_id}");
+    Err(Problem::new(Code::InvalidRequest, detail).with_transaction(transaction_id))
+}
+
+fn respond(answer: Answer) -> Response<Body> {
+    answer.unwrap_or_else(|problem| answer::problem(&problem))
+}
+
+// Commands.
+
+async fn balance_transfer(state: App, request: Request) -> Response<Body> {
+    respond(transfer(state, Endpoint::Transfer, request).await)
+}
+
+async fn deposit(state: App, request: Request) -> Response<Body> {
+    respond(transfer(state, Endpoint::Deposit, request).await)
+}
+
+async fn withdraw(state: App, request: Request) -> Response<Body> {
+    respond(transfer(state, Endpoint::Withdraw, request).await)
+}
+
+async fn transfer(State(shared): App, endpoint: Endpoint, request: Request) -> Answer {
+    let node = node(&shared)?;
+    let (headers, body) = body(request).await?;
+    let transfer = request::transfer(endpoint, &body)?;
+    let transaction_id = transfer.transaction_id;
+    check_key(&headers, transaction_id)?;
+    let asked = Asked::of(&transfer);
+    let answer = node.batcher.execute(transfer).await;
+    let answer = answer.map_err(|refused| answer::not_accepted(refused).with_transaction(transaction_id))?;
+    let partition = node.partition.number();
+    let response = match asked.outcome(partition, &answer) {
+        Ok(body) => answer::json(StatusCode::OK, body),
+        Err(problem) => answer::problem(&problem),
+    };
+    let response = answer::replayed(response, answer.replayed);
+    Ok(answer::at_position(response, partition, answer.sequence))
+}
+
+async fn balance_transfers(State(shared): App, request: Request) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            let (headers, body) = body(request).await?;
+            match request::transfers(&body)? {
+                Transfers::Atomic(command) => execute(node, &headers, command).await,
+                Transfers::Independent(transfers) => independent(node, transfers).await,
+            }
+        }
+        .await,
+    )
+}
+
+async fn independent(node: &Node, transfers: Vec<ledger::Transfer>) -> Answer {
+    let asked: Vec<Asked> = transfers.iter().map(Asked::of).collect();
+    let answers = ask(|reply| node.partition.submit_transfers(transfers, reply)).await?;
+    let partition = node.partition.number();
+    let mut body = String::from("{\"results\":[");
+    for (index, (asked, answer)) in asked.iter().zip(&answers).enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        match asked.outcome(partition, answer) {
+            Ok(success) => body.push_str(&success),
+            Err(problem) => body.push_str(&response::refused_element(&problem).to_string()),
+        }
+    }
+    body.push_str("]}");
+    let last = answers.iter().map(|answer| answer.sequence).max().unwrap_or_default();
+    Ok(answer::at_position(answer::json(StatusCode::OK, body), partition, last))
+}
+
+async fn open_account(state: App, request: Request) -> Response<Body> {
+    respond(command(state, request, request::open_account).await)
+}
+
+async fn hold(state: App, request: Request) -> Response<Body> {
+    respond(command(state, request, request::hold).await)
+}
+
+async fn confirm(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+    respond(follow_up(state, request, request::path_transaction(&id).map(FollowUp::Confirm)).await)
+}
+
+async fn cancel(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+    respond(follow_up(state, request, request::path_transaction(&id).map(FollowUp::Cancel)).await)
+}
+
+async fn reverse(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+    respond(follow_up(state, request, request::path_transaction(&id).map(FollowUp::Reverse)).await)
+}
+
+async fn close_account(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+    respond(follow_up(state, request, request::path_account_id(&id).map(FollowUp::Close)).await)
+}
+
+async fn follow_up(state: App, request: Request, about: Result<FollowUp, Problem>) -> Answer {
+    command(state, request, |body| request::follow_up(about?, body)).await
+}
+
+async fn command(
+    State(shared): App,
+    request: Request,
+    read: impl FnOnce(&[u8]) -> Result<Command, Problem>,
+) -> Answer {
+    let node = node(&shared)?;
+    let (headers, body) = body(request).await?;
+    execute(node, &headers, read(&body)?).await
+}
+
+async fn execute(node: &Node, headers: &HeaderMap, command: Command) -> Answer {
+    let transaction_id = command.transaction_id();
+    if let Some(transaction_id) = transaction_id {
+        check_key(headers, transaction_id)?;
+    }
+    let partition = node.partition.number();
+    let asked = command.clone();
+    let refused = |refusal: &ledger::Refusal| {
+        let parties = Parties::of(&asked, refusal.leg);
+        let leg_currency = match (&asked, refusal.leg) {
+            (Command::Group(group), Some(leg)) => group.legs.get(usize::from(leg)).map(|leg| leg.currency),
+            _ => None,
+        };
+        let mut subject = response::subject(&asked, &parties);
+        subject.currency = subject.currency.or(leg_currency);
+        let mut problem = Problem::refused(refusal, &subject, transaction_id.unwrap_or(TransactionId(0)));
+        problem.transaction_id = transaction_id;
+        problem
+    };
+    let in_transaction = |mut problem: Problem| {
+        problem.transaction_id = transaction_id;
+        problem
+    };
+    match ask(|reply| node.partition.submit_command(command, reply)).await.map_err(in_transaction)? {
+        CommandAnswer::Rejected(refusal) => Err(refused(&refusal)),
+        CommandAnswer::AlreadyOpen(view) => {
+            let sequence = view.sequence;
+            Ok(answer::at_position(account_response(StatusCode::OK, partition, &view), partition, sequence))
+        }
+        CommandAnswer::Executed { records, replayed } => {
+            let sequence = records.last().map(|record| record.sequence).unwrap_or_default();
+            let response = match records.last().map(|record| &record.event) {
+                Some(Event::Refused { refusal, .. }) => answer::problem(&refused(refusal)),
+                Some(Event::AccountOpened { account, .. }) => {
+                    let account = AccountRef::Number(*account);
+                    let view = ask(|reply| node.partition.query_account(account, reply)).await?;
+                    let view = view
+                        .ok_or_else(|| Problem::new(Code::AccountNotFound, "the account was not opened"))?;
+                    account_response(StatusCode::CREATED, partition, &view)
+                }
+                _ => answer::value(StatusCode::OK, &response::executed(partition, &records)),
+            };
+            Ok(answer::at_position(answer::replayed(response, replayed), partition, sequence))
+        }
+    }
+}
+
+fn account_response(status: StatusCode, partition: u32, view: &AccountView) -> Response<Body> {
+    let account = response::Account {
+        account_id: view.account_id.as_str(),
+        number: view.number,
+        opened_at: view.opened_at,
+        metadata: &view.metadata,
+        closed: view.closed,
+        balances: &view.balances,
+        position: Position { partition, sequence: view.sequence, timestamp: view.timestamp },
+    };
+    answer::value(status, &response::account(&account))
+}
+
+// Queries.
+
+/// The parameters of a query, each known and given once.
+fn parameters(query: RawQuery, known: &[&str]) -> Result<HashMap<String, String>, Problem> {
+    let mut parameters = HashMap::new();
+    let RawQuery(Some(query)) = query else { return Ok(parameters) };
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        if !known.contains(&name) {
+            return Err(Problem::new(Code::InvalidRequest, format!("unknown query parameter {name:?}")));
+        }
+        let value = percent_decoded(value).ok_or_else(|| {
+            Problem::new(Code::InvalidRequest, format!("query parameter {name} is not valid text"))
+        })?;
+        if parameters.insert(name.to_owned(), value).is_some() {
+            return Err(Problem::new(Code::InvalidRequest, format!("query parameter {name} is given twice")));
+        }
+    }
+    Ok(parameters)
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Waits until the read side has seen what the client has seen.
+async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(header) = headers.get("x-wallet-position") else { return Ok(()) };
+    let position =
+        header.to_str().ok().and_then(|text| text.split_once(':')).and_then(|(partition, sequence)| {
+            Some((partition.parse::<u32>().ok()?, sequence.parse::<u64>().ok()?))
+        });
+    let Some((_, sequence)) = position.filter(|(partition, _)| *partition == node.partition.number()) else {
+        let detail = format!("the header X-Wallet-Position must be partition:sequence, it is {header:?}");
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    };
+    if node.history.position() >= Sequence(sequence) {
+        return Ok(());
+    }
+    let history = Arc::clone(&node.history);
+    let reached =
+        tokio::task::spawn_blocking(move || history.wait_for(Sequence(sequence), POSITION_PATIENCE)).await;
+    if reached.unwrap_or(false) {
+        return Ok(());
+    }
+    let detail = format!("the read side has not reached {sequence} within a second");
+    Err(Problem::new(Code::Unavailable, detail))
+}
+
+fn past_is_next() -> Problem {
+    Problem::new(Code::NotImplemented, "queries about the past are not served yet")
+}
+
+async fn account(
+    State(shared): App,
+    Path(id): Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            let account = request::path_account(&id)?;
+            if !parameters(query, &["at", "at_sequence"])?.is_empty() {
+                return Err(past_is_next());
+            }
+            reach_position(node, &headers).await?;
+            let view = ask(|reply| node.partition.query_account(account, reply))
+                .await?
+                .ok_or_else(|| not_found(&id))?;
+            let partition = node.partition.number();
+            Ok(answer::at_position(
+                account_response(StatusCode::OK, partition, &view),
+                partition,
+                view.sequence,
+            ))
+        }
+        .await,
+    )
+}
+
+fn not_found(account_id: &str) -> Problem {
+    Problem::new(Code::AccountNotFound, format!("account {account_id:?} does not exist"))
+}
+
+async fn history(
+    State(shared): App,
+    Path(id): Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            let account = request::path_account(&id)?;
+            let query =
+                history_query(&parameters(query, &["limit", "cursor", "currency", "since", "until"])?)?;
+            reach_position(node, &headers).await?;
+            let view = ask(|reply| node.partition.query_account(account, reply))
+                .await?
+                .ok_or_else(|| not_found(&id))?;
+            let (history, number) = (Arc::clone(&node.history), view.number);
+            let page = tokio::task::spawn_blocking(move || history.history(number, &query))
+                .await
+                .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?
+                .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
+            let accounts = page.entries.iter().filter_map(|entry| entry.change.counterparty).collect();
+            let names = names(node, accounts).await?;
+            let partition = node.partition.number();
+            let entries: Vec<Value> =
+                page.entries.iter().map(|entry| history_entry(partition, entry, &names)).collect();
+            let cursor = page.next.map(|sequence| sequence.0.to_string());
+            let body = json!({ "entries": entries, "next_cursor": cursor });
+            Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, node.history.position()))
+        }
+        .await,
+    )
+}
+
+fn history_query(parameters: &HashMap<String, String>) -> Result<HistoryQuery, Problem> {
+    let invalid = |name: &str, must: &str| {
+        let value = parameters.get(name).map_or("", String::as_str);
+        Problem::new(Code::InvalidRequest, format!("query parameter {name} {must}, it is {value:?}"))
+    };
+    let limit = match parameters.get("limit").map(|text| text.parse::<usize>()) {
+        None => HISTORY_LIMIT,
+        Some(Ok(limit)) if (1..=HISTORY_LIMIT_MAX).contains(&limit) => limit,
+        Some(_) => return Err(invalid("limit", "must be a number from 1 to 1000")),
+    };
+    let before = match parameters.get("cursor").map(|text| text.parse::<u64>()) {
+        None => None,
+        Some(Ok(sequence)) => Some(Sequence(sequence)),
+        Some(Err(_)) => return Err(invalid("cursor", "must be the next_cursor of an earlier answer")),
+    };
+    let currency = match parameters.get("currency") {
+        None => None,
+        Some(code) => Some(Currency::parse(code).ok_or_else(|| {
+            let detail = format!("currency must be an ISO 4217 code such as \"USD\", it is {code:?}");
+            Problem::new(Code::InvalidCurrency, detail)
+        })?),
+    };
+    let time = |name: &str| match parameters.get(name) {
+        None => Ok(None),
+        Some(text) => match api::parse_timestamp(text) {
+            Some(time) => Ok(Some(time)),
+            None => Err(invalid(name, "must be a time such as 2026-01-02T03:04:05.678901Z")),
+        },
+    };
+    Ok(HistoryQuery { limit, before, currency, since: time("since")?, until: time("until")? })
+}
+
+fn history_entry(
+    partition: u32,
+    entry: &views::HistoryEntry,
+    names: &HashMap<AccountNumber, String>,
+) -> Value {
+    let change = &entry.change;
+    let metadata = entry.record.event.metadata();
+    let metadata: serde_json::Map<String, Value> = metadata
+        .into_iter()
+        .flat_map(|notes| notes.iter())
+        .map(|(key, value)| (key.to_owned(), json!(value)))
+        .collect();
+    let id = entry.record.event.transaction_id().or(entry.record.event.referenced_id());
+    json!({
+        "transaction_id": id.map(|id| id.to_string()),
+        "type": response::event_type(&entry.record.event),
+        "counterparty": change.counterparty.and_then(|account| names.get(&account)),
+        "amount": response::money(change.available_change, change.currency),
+        "currency": change.currency.code(),
+        "balance_after": response::money(change.available_after, change.currency),
+        "partition": partition,
+        "sequence": entry.record.sequence.0,
+        "timestamp": api::format_timestamp(entry.record.timestamp),
+        "metadata": metadata,
+    })
+}
+
+async fn names(node: &Node, accounts: Vec<AccountNumber>) -> Result<HashMap<AccountNumber, String>, Problem> {
+    let asked = accounts.clone();
+    let names: Vec<Option<AccountId>> = ask(|reply| node.partition.query_names(asked, reply)).await?;
+    let known = accounts
+        .into_iter()
+        .zip(names)
+        .filter_map(|(account, name)| Some((account, name?.as_str().to_owned())));
+    Ok(known.collect())
+}
+
+async fn transaction(State(shared): App, Path(id): Path<String>, headers: HeaderMap) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            let transaction_id = request::path_transaction(&id)?;
+            reach_position(node, &headers).await?;
+            let sequences = ask(|reply| node.partition.query_transaction(transaction_id, reply)).await?;
+            let last = sequences.last().copied().unwrap_or_default();
+            let partition = node.partition.clone();
+            let found =
+                tokio::task::spawn_blocking(move || partition.read_transaction(transaction_id, &sequences))
+                    .await
+                    .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?
+                    .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
+            let Some(found) = found else {
+                let detail = format!("transaction {transaction_id} does not exist");
+                return Err(Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id));
+            };
+            let names = names(node, response::accounts_of(&found)).await?;
+            let partition = node.partition.number();
+            let body = response::transaction(partition, &found, &names);
+            Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, last))
+        }
+        .await,
+    )
+}
+
+async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            if !parameters(query, &["at_sequence"])?.is_empty() {
+                return Err(past_is_next());
+            }
+            reach_position(node, &headers).await?;
+            let view: StateView = ask(|reply| node.partition.query_state(reply)).await?;
+            let totals = view.totals.iter().map(|total| {
+                json!({
+                    "currency": total.currency.code(),
+                    "sum": ledger::format_minor_units(total.sum, total.currency),
+                    "in_flight": response::money(0, total.currency),
+                })
+            });
+            let partition = node.partition.number();
+            let body = json!({
+                "partition": partition,
+                "sequence": view.sequence.0,
+                "accounts": view.accounts,
+                "pending_holds": view.holds,
+                "as_of": api::format_timestamp(view.timestamp),
+                "totals": totals.collect::<Vec<_>>(),
+                "digest": view.digest.to_string(),
+            });
+            Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, view.sequence))
+        }
+        .await,
+    )
+}
+
+async fn events() -> Response<Body> {
+    answer::problem(&Problem::new(Code::NotImplemented, "the event stream is not served yet"))
+}
+
+async fn ready(State(shared): App) -> Response<Body> {
+    match node(&shared) {
+        Ok(_) => answer::text("text/plain", "ready\n".into()),
+        Err(problem) => answer::problem(&problem),
+    }
+}
+
+async fn prometheus(State(shared): App) -> Response<Body> {
+    let body = metrics::exposition(&shared.metrics, shared.node.get());
+    answer::text("text/plain; version=0.0.4", body)
+}
