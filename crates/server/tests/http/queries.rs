@@ -1,0 +1,111 @@
+//! The read side.
+
+use serde_json::{Value, json};
+
+use crate::harness::Wallet;
+
+#[test]
+fn history_is_newest_first_in_pages_with_running_balances() {
+    let wallet = Wallet::start();
+    wallet.open(&["alice", "bob"]);
+    wallet.deposit("alice", "100.00", "USD");
+    wallet.deposit("alice", "1.000", "KWD");
+    for _ in 0..7 {
+        wallet.transfer("alice", "bob", "2.00", "USD").ok();
+    }
+    let mut entries: Vec<Value> = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = wallet.get(&format!("/v1/wallet/accounts/alice/history?limit=4{cursor}")).ok();
+        entries.extend(page["entries"].as_array().expect("an array").iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(entries.len(), 9);
+    assert_eq!(entries[0]["balance_after"], "86.00");
+    assert_eq!((&entries[0]["amount"], &entries[0]["counterparty"]), (&json!("-2.00"), &json!("bob")));
+    assert_eq!((&entries[8]["type"], &entries[8]["counterparty"]), (&json!("deposit"), &json!("@external")));
+    assert!(entries.windows(2).all(|pair| pair[0]["sequence"].as_u64() > pair[1]["sequence"].as_u64()));
+    let kwd = wallet.get("/v1/wallet/accounts/alice/history?currency=KWD").ok();
+    assert_eq!(kwd["entries"].as_array().map(Vec::len), Some(1));
+    let time = entries[3]["timestamp"].as_str().expect("text");
+    let since = wallet.get(&format!("/v1/wallet/accounts/alice/history?since={time}")).ok();
+    assert_eq!(since["entries"].as_array().map(Vec::len), Some(4));
+    let until = wallet.get(&format!("/v1/wallet/accounts/alice/history?until={time}")).ok();
+    assert_eq!(until["entries"].as_array().map(Vec::len), Some(6));
+    for wrong in
+        ["limit=0", "limit=1001", "limit=x", "cursor=x", "since=yesterday", "colour=red", "limit=1&limit=2"]
+    {
+        assert_eq!(
+            wallet.get(&format!("/v1/wallet/accounts/alice/history?{wrong}")).problem(),
+            "invalid_request"
+        );
+    }
+    assert_eq!(wallet.get("/v1/wallet/accounts/alice/history?currency=ZZZ").problem(), "invalid_currency");
+    let wallet = wallet.restart();
+    let again = wallet.get("/v1/wallet/accounts/alice/history").ok();
+    assert_eq!(again["entries"], Value::Array(entries));
+}
+
+#[test]
+fn a_query_sees_what_its_client_has_seen() {
+    let wallet = Wallet::start();
+    wallet.open(&["alice", "bob"]);
+    wallet.deposit("alice", "100.00", "USD");
+    for count in 2..30 {
+        let paid = wallet.transfer("alice", "bob", "0.01", "USD");
+        let position = paid.header("x-wallet-position").expect("a position");
+        let path = "/v1/wallet/accounts/alice/history?limit=1000";
+        let history = wallet.request("GET", path, &[("x-wallet-position", position)], b"").ok();
+        assert_eq!(history["entries"].as_array().map(Vec::len), Some(count));
+    }
+    let future = wallet.request("GET", "/v1/wallet/state", &[("x-wallet-position", "0:1000000")], b"");
+    assert_eq!((future.status, future.problem().as_str()), (503, "unavailable"));
+    let wrong = wallet.request("GET", "/v1/wallet/state", &[("x-wallet-position", "here")], b"");
+    assert_eq!(wrong.problem(), "invalid_request");
+}
+
+#[test]
+fn the_state_sums_to_zero_and_keeps_its_digest_over_a_restart() {
+    let wallet = Wallet::start();
+    wallet.open(&["alice", "bob"]);
+    wallet.deposit("alice", "100.00", "USD");
+    wallet.deposit("bob", "5", "JPY");
+    wallet.transfer("alice", "bob", "30", "USD").ok();
+    let state = wallet.get("/v1/wallet/state").ok();
+    assert_eq!((&state["accounts"], &state["sequence"]), (&json!(2), &json!(5)));
+    assert_eq!(state["totals"].as_array().map(Vec::len), Some(2));
+    for total in state["totals"].as_array().expect("an array") {
+        assert!(total["sum"] == "0.00" || total["sum"] == "0", "{total}");
+    }
+    assert_eq!(wallet.restart().get("/v1/wallet/state").ok(), state);
+}
+
+#[test]
+fn operations_endpoints_answer() {
+    let wallet = Wallet::start();
+    wallet.open(&["alice"]);
+    assert_eq!((wallet.get("/healthz").status, wallet.get("/readyz").status), (200, 200));
+    let metrics = wallet.get("/metrics").text;
+    for name in [
+        "jigap_commands_total 1",
+        "jigap_journal_sync_microseconds_count 1",
+        "jigap_refusals_total{code=\"insufficient_funds\"} 0",
+        "jigap_http_requests_total{route=\"/v1/wallet/accounts\",status=\"201\"} 1",
+        "jigap_queue_depth 0",
+        "jigap_view_lag_events 0",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+    let document = wallet.get("/openapi.json").ok();
+    assert_eq!(document["openapi"], "3.1.0");
+    for route in api::openapi::ROUTES {
+        assert!(document["paths"][route.path][route.method].is_object(), "{}", route.path);
+        let path = route.path.replace("{account_id}", "alice").replace("{transaction_id}", &wallet.id());
+        let answer = wallet.request(&route.method.to_uppercase(), &path, &[], b"");
+        let code = if answer.status >= 400 { answer.problem() } else { String::new() };
+        assert!(code != "route_not_found" && code != "method_not_allowed", "{} {}", route.method, route.path);
+    }
+}
