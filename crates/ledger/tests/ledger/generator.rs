@@ -78,7 +78,7 @@ impl Generator {
             }
             73..=80 => self.confirm(id),
             81..=84 => Request::Cancel { id, hold: self.known_hold() },
-            85..=92 => Request::Reverse { id, original: self.known_id(), note: self.note() },
+            85..=92 => Request::Reverse { id, original: self.original(), note: self.note() },
             93..=94 => Request::Close { id, account: self.pick_party() },
             _ => Request::Expire,
         }
@@ -132,6 +132,20 @@ impl Generator {
             .map(|(hold_id, _)| *hold_id)
             .collect();
         if known.is_empty() || self.random.percent(5) { self.known_id() } else { *self.random.pick(&known) }
+    }
+
+    /// Any earlier id, or one that was asked to be reversed before.
+    fn original(&mut self) -> u128 {
+        let reversals = self.asked.iter().filter_map(|request| match request {
+            Request::Reverse { original, .. } => Some(*original),
+            _ => None,
+        });
+        let originals: Vec<u128> = reversals.collect();
+        if originals.is_empty() || self.random.percent(75) {
+            self.known_id()
+        } else {
+            *self.random.pick(&originals)
+        }
     }
 
     fn pick_name(&mut self) -> String {
