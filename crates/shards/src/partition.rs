@@ -196,6 +196,12 @@ impl Partition {
         inner.work.send(work).map_err(|_| NotAccepted::Stopping)
     }
 
+    /// True when so many transfers would be accepted now. Others may come first: a submission can still be refused.
+    pub fn has_room_for(&self, transfers: usize) -> bool {
+        let depth = self.inner.metrics.queue_depth.load(Ordering::Relaxed);
+        depth == 0 || depth + transfers as u64 <= self.inner.queue_commands_max
+    }
+
     /// Reads a transaction back from the journal. Blocks on the disk: not for an async thread.
     pub fn read_transaction(
         &self,
