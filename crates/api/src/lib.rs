@@ -1,7 +1,8 @@
 //! The public contract: what a client may send, what it is answered, and every error code.
 //!
-//! Requests are checked here once, in a documented order, and become `ledger` types that prove it. This crate must never
-//! know sockets, threads or storage.
+//! Requests are checked here once, in a documented order, and become `ledger` types that prove it: from JSON in [`request`], from the
+//! stream's protobuf in [`wire`], from the other protobuf messages in [`grpc`]. [`client`] is the other end of the line. This crate must never
+//! know storage, nor anything of how the server works.
 //!
 //! ```
 //! use api::request::{Endpoint, transfer};
@@ -13,12 +14,29 @@
 //! assert_eq!(transfer(Endpoint::Transfer, misspelt).unwrap_err().code.name(), "invalid_request");
 //! ```
 
+pub mod grpc;
 mod json;
 pub mod openapi;
 pub mod problem;
 pub mod request;
 pub mod response;
 mod time;
+pub mod wire;
+
+/// What `wallet.proto` says, as the library reads it; `TransferBatch` and `TransferBatchResult` are [`wire::Message`].
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod proto {
+    tonic::include_proto!("jigap.v1");
+
+    /// The descriptors of `wallet.proto`, for server reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wallet.descriptors"));
+}
+
+#[cfg(test)]
+#[allow(missing_docs, unreachable_pub, clippy::all, dead_code)]
+mod reference {
+    include!(concat!(env!("OUT_DIR"), "/reference/jigap.v1.rs"));
+}
 
 pub use problem::{Code, Problem};
 pub use time::{format_timestamp, parse_timestamp};

@@ -318,7 +318,7 @@ fn missing(field: &str) -> Problem {
 }
 
 /// Enough of a wrong value to recognise it by.
-fn shortened(text: &str) -> Cow<'_, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     const SHOWN_CHARACTERS: usize = 80;
     match text.char_indices().nth(SHOWN_CHARACTERS) {
         None => Cow::Borrowed(text),

@@ -1,0 +1,1 @@
+//! From protobuf messages to `ledger` types and back.
