@@ -1,2 +1,91 @@
-//! The jigap binary.
-fn main() {}
+//! The one binary: `serve`, client commands, journal tools, benchmark. It parses and wires; rules live in the crates.
+
+mod bench;
+mod cli;
+mod client;
+mod config_command;
+mod data_directory;
+mod exit;
+mod journal;
+mod logging;
+mod output;
+mod progress;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{AccountSubject, CommandLine, JournalSubject, Subject};
+use client::Ask;
+use exit::{Exit, Failure};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().command) {
+        Ok(()) => ExitCode::from(Exit::Done as u8),
+        Err(failure) => {
+            eprintln!("jigap: {:#}", failure.error);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn run(subject: Subject) -> Result<(), Failure> {
+    match subject {
+        Subject::Serve(flags) => serve::run(&flags.0),
+        Subject::Config { settings, output } => {
+            let settings = settings::Settings::load(&settings.0)?;
+            Ok(config_command::run(&settings, output.choose())?)
+        }
+        Subject::Account(subject) => account(&subject),
+        Subject::Deposit(arguments) => client::run(&client::cash("deposit", &arguments)?, &arguments.client),
+        Subject::Withdraw(arguments) => {
+            client::run(&client::cash("withdraw", &arguments)?, &arguments.client)
+        }
+        Subject::Transfer(arguments) => client::run(&client::transfer(&arguments)?, &arguments.client),
+        Subject::Hold { transfer, expires_in } => {
+            client::run(&client::hold(&transfer, expires_in)?, &transfer.client)
+        }
+        Subject::Confirm { hold_id, amount, identity, client } => {
+            let path = ("holds", hold_id.as_str(), "confirm");
+            client::run(&client::follow_up(path, &identity, None, amount.as_deref())?, &client)
+        }
+        Subject::Cancel { hold_id, identity, client } => {
+            let path = ("holds", hold_id.as_str(), "cancel");
+            client::run(&client::follow_up(path, &identity, None, None)?, &client)
+        }
+        Subject::Reverse { original_id, notes, identity, client } => {
+            let path = ("transactions", original_id.as_str(), "reverse");
+            client::run(&client::follow_up(path, &identity, Some(&notes), None)?, &client)
+        }
+        Subject::History(arguments) => client::run(&Ask::history(&arguments), &arguments.client),
+        Subject::Transaction { transaction_id, client } => {
+            client::run(&Ask::transaction(&transaction_id), &client)
+        }
+        Subject::State { client } => client::run(&Ask::state(), &client),
+        Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
+        Subject::Journal(JournalSubject::Verify { directory, output }) => journal::verify(&directory, output),
+        Subject::Bench(arguments) => bench::run(&arguments),
+        Subject::Completions { shell } => {
+            clap_complete::generate(shell, &mut CommandLine::command(), "jigap", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn account(subject: &AccountSubject) -> Result<(), Failure> {
+    match subject {
+        AccountSubject::Open { account_id, notes, client } => {
+            client::run(&client::open_account(account_id, notes), client)
+        }
+        AccountSubject::Show { account_id, client } => client::run(&Ask::account(account_id), client),
+        AccountSubject::Close { account_id, identity, client } => {
+            let path = ("accounts", account_id.as_str(), "close");
+            client::run(&client::follow_up(path, identity, None, None)?, client)
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Makes the accounts that take part, and gives each enough money never to run out: one deposit into a bank, and from there
+//! transfers, which travel in batches.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use serde_json::Value;
+
+use super::Target;
+use super::engine::{Engine, Exchange, Turn};
+use super::http::{account_name, authority, describe, head};
+use super::load::Plan;
+use super::random::Random;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::progress::Progress;
+
+/// Connections that open accounts and read them back.
+pub(super) const CONNECTIONS: u32 = 64;
+/// Payments in a request: below the wallet's limit of 1 MiB a request.
+const PAYMENTS_PER_REQUEST: u32 = 1000;
+const PAYMENT_CONNECTIONS: u32 = 4;
+/// What each account is given: no run moves as much from one account.
+const GIFT_MAJOR_UNITS: u64 = 10_000_000;
+/// A request that the wallet has no room for is repeated so often.
+const ATTEMPTS_MAX: u32 = 50;
+/// Gives every account its money.
+const BANK: &str = "bench-bank";
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The stream of random numbers that gifts take their ids from.
+const GIFT_STREAM: u64 = u64::MAX - 1;
+
+/// The accounts of a run.
+pub(super) struct Accounts {
+    /// The number of each within its partition, by index.
+    pub(super) handles: Vec<u32>,
+}
+
+impl Accounts {
+    /// Opens those that do not exist, and pays into all.
+    pub(super) fn prepare(target: &Target, plan: &Plan) -> Result<Accounts, Failure> {
+        let mut opening = Opening {
+            authority: authority(target),
+            handles: vec![0; plan.accounts as usize],
+            queue: Queue::new(plan.accounts),
+            progress: Progress::counting("opening accounts", "accounts"),
+        };
+        work(target, CONNECTIONS.min(plan.accounts), &mut opening)?;
+        opening.progress.finish();
+        opening.queue.outcome()?;
+
+        let mut bank = Bank { authority: authority(target), plan, queue: Queue::new(2) };
+        work(target, 1, &mut bank)?;
+        bank.queue.outcome()?;
+
+        let requests = plan.accounts.div_ceil(PAYMENTS_PER_REQUEST);
+        let mut funding = Funding {
+            authority: authority(target),
+            accounts: plan.accounts,
+            seed: plan.seed,
+            queue: Queue::new(requests),
+            progress: Progress::counting("funding accounts", "accounts"),
+        };
+        work(target, PAYMENT_CONNECTIONS.min(requests), &mut funding)?;
+        funding.progress.finish();
+        funding.queue.outcome()?;
+        Ok(Accounts { handles: opening.handles })
+    }
+}
+
+fn work<Work: Exchange>(target: &Target, connections: u32, exchange: &mut Work) -> Result<(), Failure> {
+    let mut engine = Engine::connect(target.http, connections, target.timeout).or_exit(Exit::Unavailable)?;
+    engine.run(exchange, Instant::now() + PATIENCE).or_exit(Exit::Unavailable)
+}
+
+/// Numbered pieces of work, those that the wallet had no room for coming back.
+pub(super) struct Queue {
+    next: u32,
+    count: u32,
+    done: u32,
+    again: Vec<Piece>,
+    failure: Option<anyhow::Error>,
+}
+
+/// A piece of work, and how often it was tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) number: u32,
+    attempts: u32,
+}
+
+impl Queue {
+    pub(super) fn new(count: u32) -> Queue {
+        Queue { next: 0, count, done: 0, again: Vec::new(), failure: None }
+    }
+
+    pub(super) fn next(&mut self) -> Turn<Piece> {
+        if self.failure.is_some() {
+            return Turn::Over;
+        }
+        if let Some(piece) = self.again.pop() {
+            return Turn::Send(piece);
+        }
+        if self.next < self.count {
+            self.next += 1;
+            return Turn::Send(Piece { number: self.next - 1, attempts: 0 });
+        }
+        if self.done < self.count {
+            Turn::Wait(Instant::now() + Duration::from_millis(1))
+        } else {
+            Turn::Over
+        }
+    }
+
+    pub(super) fn done(&mut self) -> u32 {
+        self.done += 1;
+        self.done
+    }
+
+    pub(super) fn repeat(&mut self, piece: Piece, why: impl FnOnce() -> String) {
+        if piece.attempts == ATTEMPTS_MAX {
+            self.fail(anyhow!("tried {ATTEMPTS_MAX} times: {}", why()));
+        } else {
+            self.again.push(Piece { attempts: piece.attempts + 1, ..piece });
+        }
+    }
+
+    pub(super) fn fail(&mut self, why: anyhow::Error) {
+        self.failure.get_or_insert(why);
+    }
+
+    /// Whether all of it was done.
+    pub(super) fn outcome(&mut self) -> Result<(), Failure> {
+        match self.failure.take() {
+            Some(why) => Err(Failure::new(Exit::Unavailable, why)),
+            None if self.done < self.count => {
+                let left = self.count - self.done;
+                Err(Failure::new(Exit::Unavailable, anyhow!("{left} requests were not answered in time")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+struct Opening {
+    authority: String,
+    handles: Vec<u32>,
+    queue: Queue,
+    progress: Progress,
+}
+
+impl Exchange for Opening {
+    type Token = Piece;
+
+    fn request(&mut self, _now: Instant, buffer: &mut Vec<u8>) -> Turn<Piece> {
+        let turn = self.queue.next();
+        if let Turn::Send(piece) = &turn {
+            let body = format!("{{\"account_id\":\"{}\"}}", account_name(piece.number));
+            buffer.extend_from_slice(head(&self.authority, "/v1/wallet/accounts", body.len()).as_bytes());
+            buffer.extend_from_slice(body.as_bytes());
+        }
+        turn
+    }
+
+    fn answered(&mut self, piece: Piece, _now: Instant, status: u16, body: &[u8]) {
+        match status {
+            200 | 201 => match handle(body) {
+                Ok(handle) => {
+                    self.handles[piece.number as usize] = handle;
+                    let done = self.queue.done();
+                    if done.is_multiple_of(1024) {
+                        self.progress.report(done.into(), self.handles.len() as u64);
+                    }
+                }
+                Err(error) => self.queue.fail(error),
+            },
+            429 | 503 => self.queue.repeat(piece, || describe(status, body)),
+            _ => self.queue.fail(anyhow!("cannot open an account: {}", describe(status, body))),
+        }
+    }
+
+    fn failed(&mut self, piece: Piece, why: &anyhow::Error) {
+        self.queue.repeat(piece, || format!("{why:#}"));
+    }
+}
+
+fn handle(body: &[u8]) -> anyhow::Result<u32> {
+    let account: Value = serde_json::from_slice(body).context("the account is no JSON")?;
+    let handle = account.get("handle").and_then(Value::as_u64).and_then(|handle| u32::try_from(handle).ok());
+    handle.ok_or_else(|| anyhow!("the account has no handle: {account}"))
+}
+
+/// Opens the bank, and pays into it what it is to give away.
+struct Bank<'plan> {
+    authority: String,
+    plan: &'plan Plan,
+    queue: Queue,
+}
+
+impl Exchange for Bank<'_> {
+    type Token = Piece;
+
+    fn request(&mut self, _now: Instant, buffer: &mut Vec<u8>) -> Turn<Piece> {
+        let turn = self.queue.next();
+        if let Turn::Send(piece) = &turn {
+            let (path, body) = if piece.number == 0 {
+                ("/v1/wallet/accounts", format!("{{\"account_id\":\"{BANK}\"}}"))
+            } else {
+                let amount = u64::from(self.plan.accounts) * GIFT_MAJOR_UNITS;
+                let id = gift_id(self.plan.seed, u64::MAX);
+                let body = format!(
+                    "{{\"account\":\"{BANK}\",\"amount\":\"{amount}\",\"currency\":\"USD\",\"transaction_id\":\"{id}\"}}"
+                );
+                ("/v1/wallet/deposit", body)
+            };
+            buffer.extend_from_slice(head(&self.authority, path, body.len()).as_bytes());
+            buffer.extend_from_slice(body.as_bytes());
+        }
+        turn
+    }
+
+    fn answered(&mut self, piece: Piece, _now: Instant, status: u16, body: &[u8]) {
+        match status {
+            200 | 201 => drop(self.queue.done()),
+            429 | 503 => self.queue.repeat(piece, || describe(status, body)),
+            _ => self.queue.fail(anyhow!("cannot fund {BANK}: {}", describe(status, body))),
+        }
+    }
+
+    fn failed(&mut self, piece: Piece, why: &anyhow::Error) {
+        self.queue.repeat(piece, || format!("{why:#}"));
+    }
+}
+
+struct Funding {
+    authority: String,
+    accounts: u32,
+    seed: u64,
+    queue: Queue,
+    progress: Progress,
+}
+
+impl Exchange for Funding {
+    type Token = Piece;
+
+    fn request(&mut self, _now: Instant, buffer: &mut Vec<u8>) -> Turn<Piece> {
+        let turn = self.queue.next();
+        if let Turn::Send(piece) = &turn {
+            let first = piece.number * PAYMENTS_PER_REQUEST;
+            let last = (first + PAYMENTS_PER_REQUEST).min(self.accounts);
+            let gifts: Vec<String> = (first..last).map(|index| self.gift(index)).collect();
+            let body = format!("{{\"transfers\":[{}]}}", gifts.join(","));
+            let head = head(&self.authority, "/v1/wallet/balance_transfers", body.len());
+            buffer.extend_from_slice(head.as_bytes());
+            buffer.extend_from_slice(body.as_bytes());
+        }
+        turn
+    }
+
+    fn answered(&mut self, piece: Piece, _now: Instant, status: u16, body: &[u8]) {
+        match status {
+            200 if memchr::memmem::find(body, b"\"status\":\"refused\"").is_some() => {
+                self.queue.fail(anyhow!("cannot pay into an account: {}", describe(status, body)));
+            }
+            200 => {
+                let done = u64::from(self.queue.done()) * u64::from(PAYMENTS_PER_REQUEST);
+                self.progress.report(done.min(self.accounts.into()), self.accounts.into());
+            }
+            429 | 503 => self.queue.repeat(piece, || describe(status, body)),
+            _ => self.queue.fail(anyhow!("cannot pay into accounts: {}", describe(status, body))),
+        }
+    }
+
+    fn failed(&mut self, piece: Piece, why: &anyhow::Error) {
+        self.queue.repeat(piece, || format!("{why:#}"));
+    }
+}
+
+impl Funding {
+    fn gift(&self, index: u32) -> String {
+        let id = gift_id(self.seed, index.into());
+        format!(
+            "{{\"from_account\":\"{BANK}\",\"to_account\":\"{}\",\"amount\":\"{GIFT_MAJOR_UNITS}\",\"currency\":\"USD\",\
+             \"transaction_id\":\"{id}\"}}",
+            account_name(index)
+        )
+    }
+}
+
+/// Follows from the seed and the account, so that a repeat of a request pays once.
+fn gift_id(seed: u64, account: u64) -> uuid::Uuid {
+    let mut random = Random::new(seed ^ account, GIFT_STREAM);
+    let bits = u128::from(random.next()) << 64 | u128::from(random.next());
+    uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+}

@@ -1,0 +1,391 @@
+//! The command line: what can be asked for. `--help` is where most people learn it, so it teaches.
+
+use std::path::PathBuf;
+
+use clap::builder::{StringValueParser, TypedValueParser, ValueParser};
+use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::bench::BenchArguments;
+use crate::exit::EXIT_CODES_HELP;
+use crate::settings::{Flags, SETTINGS, Scope, Setting};
+
+const ABOUT: &str = "A digital wallet ledger: exactly-once transfers, durable before they are answered";
+const EXAMPLES: &str = "\
+Examples:
+  jigap serve                                  start the wallet in ./jigap-data
+  jigap account open alice                     open an account
+  jigap deposit alice 100.00 USD               bring money in
+  jigap transfer alice bob 12.50 USD           move it; prints the transaction's id
+  jigap history alice                          every posting, newest first
+  jigap journal verify                         prove the whole history (server stopped)
+  jigap bench --duration 10s                   measure this machine
+  source <(jigap completions bash)             completions for this shell";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "jigap", version, about = ABOUT, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES_HELP}"))]
+#[command(subcommand_required = true, arg_required_else_help = true, propagate_version = true)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: Subject,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Subject {
+    /// Start the wallet: HTTP and gRPC over one data directory
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeSettings),
+    /// Print every setting in force, where it came from, and what it means
+    Config {
+        #[command(flatten)]
+        settings: AllSettings,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Open, show or close an account
+    #[command(subcommand)]
+    Account(AccountSubject),
+    /// Bring money in from the world outside
+    Deposit(CashArguments),
+    /// Take money out to the world outside
+    Withdraw(CashArguments),
+    /// Move money between two accounts
+    Transfer(TransferArguments),
+    /// Set money aside for a payee, to be confirmed or cancelled later
+    Hold {
+        #[command(flatten)]
+        transfer: TransferArguments,
+        /// The hold lapses after so many seconds; without it, never
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u32>,
+    },
+    /// Pay a hold out
+    Confirm {
+        /// The hold's transaction id
+        hold_id: String,
+        /// Pay only this much, and release the rest
+        #[arg(long)]
+        amount: Option<String>,
+        #[command(flatten)]
+        identity: IdentityArguments,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Release a hold
+    Cancel {
+        /// The hold's transaction id
+        hold_id: String,
+        #[command(flatten)]
+        identity: IdentityArguments,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Move the money of an earlier transaction back, once
+    Reverse {
+        /// The earlier transaction's id
+        original_id: String,
+        #[command(flatten)]
+        notes: MetadataArguments,
+        #[command(flatten)]
+        identity: IdentityArguments,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// List an account's postings, newest first
+    History(HistoryArguments),
+    /// Show what became of a transaction
+    Transaction {
+        /// Its id
+        transaction_id: String,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Show position, totals and digest of the whole state
+    State {
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Read a data directory that no server has open
+    #[command(subcommand)]
+    Journal(JournalSubject),
+    /// Generate load against a running wallet, measure it, and prove that nothing was lost
+    Bench(Box<BenchArguments>),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  source <(jigap completions bash)")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+const SERVE_HELP: &str = "\
+Every setting is also a key of jigap.toml (listen = \"0.0.0.0:8080\") and a variable (JIGAP_LISTEN).
+A flag wins over a variable, a variable over the file, the file over the default; `jigap config` shows the result.
+
+SIGTERM and SIGINT take no more work, answer what was accepted, write a checkpoint, and exit 0.";
+
+/// `jigap account ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountSubject {
+    /// Open an account; the same again changes nothing
+    Open {
+        /// 1 to 64 characters of A-Z a-z 0-9 . _ : -
+        account_id: String,
+        #[command(flatten)]
+        notes: MetadataArguments,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Show an account and its balances
+    Show {
+        /// The account, or @external for the world outside
+        account_id: String,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Close an account whose every balance is zero
+    Close {
+        /// The account
+        account_id: String,
+        #[command(flatten)]
+        identity: IdentityArguments,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+}
+
+/// `jigap journal ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum JournalSubject {
+    /// Print frames, commands and events
+    Dump(DumpArguments),
+    /// Prove it: checksums, hash chain, every event applied and every command decided anew, the store compared
+    Verify {
+        #[command(flatten)]
+        directory: DirectorySettings,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+}
+
+/// `jigap journal dump`
+#[derive(Debug, Args)]
+pub(crate) struct DumpArguments {
+    /// The first sequence to print
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 1)]
+    pub(crate) from: u64,
+    /// The last sequence to print
+    #[arg(long, value_name = "SEQUENCE", default_value_t = u64::MAX, hide_default_value = true)]
+    pub(crate) to: u64,
+    #[command(flatten)]
+    pub(crate) directory: DirectorySettings,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+/// How to print.
+#[derive(Debug, Args, Clone, Copy)]
+pub(crate) struct OutputArguments {
+    /// Print JSON; the default when the output is no terminal
+    #[arg(long, conflicts_with = "table")]
+    json: bool,
+    /// Print for people; the default on a terminal
+    #[arg(long)]
+    table: bool,
+}
+
+/// For whom to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    People,
+    Programs,
+}
+
+impl OutputArguments {
+    pub(crate) fn choose(self) -> Output {
+        use std::io::IsTerminal;
+        match (self.json, self.table) {
+            (true, _) => Output::Programs,
+            (_, true) => Output::People,
+            _ if std::io::stdout().is_terminal() => Output::People,
+            _ => Output::Programs,
+        }
+    }
+}
+
+/// Whom a client command asks, and how it prints.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArguments {
+    #[command(flatten)]
+    pub(crate) settings: ClientSettings,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+/// The id under which a command is executed at most once.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityArguments {
+    /// The transaction's id, a UUID; made and printed when not given. Repeat a command with its id, and it happens once
+    #[arg(long = "id", value_name = "UUID")]
+    pub(crate) transaction_id: Option<String>,
+}
+
+/// Notes.
+#[derive(Debug, Args)]
+pub(crate) struct MetadataArguments {
+    /// A note to keep with it; may be given up to 16 times
+    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = pair_parser())]
+    pub(crate) pairs: Vec<(String, String)>,
+}
+
+fn pair_parser() -> ValueParser {
+    let split = |text: String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE"),
+    };
+    ValueParser::new(StringValueParser::new().try_map(split))
+}
+
+/// `deposit` and `withdraw`.
+#[derive(Debug, Args)]
+pub(crate) struct CashArguments {
+    /// Whose money
+    pub(crate) account: String,
+    /// How much, in major units: 12.50
+    pub(crate) amount: String,
+    /// ISO 4217: USD
+    pub(crate) currency: String,
+    #[command(flatten)]
+    pub(crate) notes: MetadataArguments,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArguments,
+    #[command(flatten)]
+    pub(crate) client: ClientArguments,
+}
+
+/// `transfer` and `hold`.
+#[derive(Debug, Args)]
+pub(crate) struct TransferArguments {
+    /// The payer
+    pub(crate) from: String,
+    /// The payee
+    pub(crate) to: String,
+    /// How much, in major units: 12.50
+    pub(crate) amount: String,
+    /// ISO 4217: USD
+    pub(crate) currency: String,
+    #[command(flatten)]
+    pub(crate) notes: MetadataArguments,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArguments,
+    #[command(flatten)]
+    pub(crate) client: ClientArguments,
+}
+
+/// `history`.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArguments {
+    /// Whose
+    pub(crate) account: String,
+    /// How many entries, 1 to 1000
+    #[arg(long)]
+    pub(crate) limit: Option<u32>,
+    /// Go on where an earlier answer's next_cursor points
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+    /// Only this currency
+    #[arg(long)]
+    pub(crate) currency: Option<String>,
+    /// Only from this time on: 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArguments,
+}
+
+/// Declares a group of flags that comes from the table of settings.
+macro_rules! settings_arguments {
+    ($(#[$doc:meta])* $name:ident = $($scope:path),+) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name(pub(crate) Flags);
+
+        impl clap::FromArgMatches for $name {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok($name(collect_flags(matches, &[$($scope),+])))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0 = collect_flags(matches, &[$($scope),+]);
+                Ok(())
+            }
+        }
+
+        impl Args for $name {
+            fn augment_args(command: clap::Command) -> clap::Command {
+                add_flags(command, &[$($scope),+])
+            }
+
+            fn augment_args_for_update(command: clap::Command) -> clap::Command {
+                add_flags(command, &[$($scope),+])
+            }
+        }
+    };
+}
+
+settings_arguments! {
+    /// The flags of `serve`.
+    ServeSettings = Scope::Directory, Scope::Serve
+}
+settings_arguments! {
+    /// The flags of commands that read a data directory.
+    DirectorySettings = Scope::Directory
+}
+settings_arguments! {
+    /// The flags of commands that ask a server.
+    ClientSettings = Scope::Client
+}
+settings_arguments! {
+    /// All flags, for `config`.
+    AllSettings = Scope::Directory, Scope::Serve, Scope::Client
+}
+
+fn add_flags(command: clap::Command, scopes: &[Scope]) -> clap::Command {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("The configuration file [default: jigap.toml when it exists]");
+    let flags = scopes.iter().flat_map(|scope| Setting::of(*scope)).map(|setting| {
+        let default = setting.default;
+        Arg::new(setting.name)
+            .long(setting.name)
+            .value_name(setting.value_name)
+            .help(format!("{} [default: {default}]", setting.doc))
+    });
+    command.args(flags).arg(file)
+}
+
+fn collect_flags(matches: &ArgMatches, scopes: &[Scope]) -> Flags {
+    let given = SETTINGS.iter().filter(|setting| scopes.contains(&setting.scope)).filter_map(|setting| {
+        matches.get_one::<String>(setting.name).map(|value| (setting.name, value.clone()))
+    });
+    Flags { file: matches.get_one::<PathBuf>("config").cloned(), values: given.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        CommandLine::command().debug_assert();
+    }
+}

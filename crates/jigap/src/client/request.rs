@@ -1,0 +1,193 @@
+//! What each client command sends.
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::cli::{CashArguments, HistoryArguments, IdentityArguments, MetadataArguments, TransferArguments};
+use crate::exit::Failure;
+
+/// One request.
+pub(crate) struct Ask {
+    pub(crate) subject: Subject,
+    pub(crate) path: String,
+    /// `None` for a query.
+    pub(crate) body: Option<Value>,
+    /// The id under which the command happens once.
+    pub(crate) transaction_id: Option<String>,
+}
+
+/// What the answer is about, and so how it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Account,
+    Command,
+    History,
+    Transaction,
+    State,
+}
+
+impl Ask {
+    /// A query.
+    fn query(subject: Subject, path: String) -> Ask {
+        Ask { subject, path, body: None, transaction_id: None }
+    }
+
+    /// `account show`.
+    pub(crate) fn account(account_id: &str) -> Ask {
+        Ask::query(Subject::Account, format!("/v1/wallet/accounts/{}", escape(account_id)))
+    }
+
+    /// `transaction`.
+    pub(crate) fn transaction(transaction_id: &str) -> Ask {
+        Ask::query(Subject::Transaction, format!("/v1/wallet/transactions/{}", escape(transaction_id)))
+    }
+
+    /// `state`.
+    pub(crate) fn state() -> Ask {
+        Ask::query(Subject::State, "/v1/wallet/state".to_owned())
+    }
+
+    /// `history`.
+    pub(crate) fn history(arguments: &HistoryArguments) -> Ask {
+        let limit = arguments.limit.map(|limit| limit.to_string());
+        let parameters = [
+            ("limit", limit.as_deref()),
+            ("cursor", arguments.cursor.as_deref()),
+            ("currency", arguments.currency.as_deref()),
+            ("since", arguments.since.as_deref()),
+            ("until", arguments.until.as_deref()),
+        ];
+        let parameters: Vec<String> = parameters
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", escape(value?))))
+            .collect();
+        let mut path = format!("/v1/wallet/accounts/{}/history", escape(&arguments.account));
+        if !parameters.is_empty() {
+            path = format!("{path}?{}", parameters.join("&"));
+        }
+        Ask::query(Subject::History, path)
+    }
+
+    fn command(path: String, transaction_id: String, mut body: Value, notes: &MetadataArguments) -> Ask {
+        body["transaction_id"] = json!(transaction_id);
+        put_metadata(&mut body, notes);
+        Ask { subject: Subject::Command, path, body: Some(body), transaction_id: Some(transaction_id) }
+    }
+}
+
+/// `account open`.
+pub(crate) fn open_account(account_id: &str, notes: &MetadataArguments) -> Ask {
+    let mut body = json!({ "account_id": account_id });
+    put_metadata(&mut body, notes);
+    Ask {
+        subject: Subject::Account,
+        path: "/v1/wallet/accounts".to_owned(),
+        body: Some(body),
+        transaction_id: None,
+    }
+}
+
+/// `deposit` and `withdraw`; `route` is the last part of the path.
+pub(crate) fn cash(route: &str, arguments: &CashArguments) -> Result<Ask, Failure> {
+    let body = json!({
+        "account": arguments.account,
+        "amount": arguments.amount,
+        "currency": arguments.currency,
+    });
+    let id = transaction_id(&arguments.identity)?;
+    Ok(Ask::command(format!("/v1/wallet/{route}"), id, body, &arguments.notes))
+}
+
+/// `transfer`.
+pub(crate) fn transfer(arguments: &TransferArguments) -> Result<Ask, Failure> {
+    let id = transaction_id(&arguments.identity)?;
+    let path = "/v1/wallet/balance_transfer".to_owned();
+    Ok(Ask::command(path, id, transfer_body(arguments), &arguments.notes))
+}
+
+/// `hold`.
+pub(crate) fn hold(arguments: &TransferArguments, expires_in_seconds: Option<u32>) -> Result<Ask, Failure> {
+    let mut body = transfer_body(arguments);
+    if let Some(seconds) = expires_in_seconds {
+        body["expires_in_seconds"] = json!(seconds);
+    }
+    let id = transaction_id(&arguments.identity)?;
+    Ok(Ask::command("/v1/wallet/holds".to_owned(), id, body, &arguments.notes))
+}
+
+fn transfer_body(arguments: &TransferArguments) -> Value {
+    json!({
+        "from_account": arguments.from,
+        "to_account": arguments.to,
+        "amount": arguments.amount,
+        "currency": arguments.currency,
+    })
+}
+
+/// A command about something that exists: `/v1/wallet/COLLECTION/NAME/VERB`.
+pub(crate) fn follow_up(
+    (collection, name, verb): (&str, &str, &str),
+    identity: &IdentityArguments,
+    notes: Option<&MetadataArguments>,
+    amount: Option<&str>,
+) -> Result<Ask, Failure> {
+    let mut body = Value::Object(Map::new());
+    if let Some(amount) = amount {
+        body["amount"] = json!(amount);
+    }
+    let path = format!("/v1/wallet/{collection}/{}/{verb}", escape(name));
+    let none = MetadataArguments { pairs: Vec::new() };
+    Ok(Ask::command(path, transaction_id(identity)?, body, notes.unwrap_or(&none)))
+}
+
+/// The given id, or a new one that sorts by time.
+fn transaction_id(identity: &IdentityArguments) -> Result<String, Failure> {
+    match &identity.transaction_id {
+        None => Ok(Uuid::now_v7().to_string()),
+        Some(text) => match Uuid::try_parse(text) {
+            Ok(id) => Ok(id.to_string()),
+            Err(error) => Err(Failure::usage(format!("--id: {text:?} is no UUID: {error}"))),
+        },
+    }
+}
+
+fn put_metadata(body: &mut Value, notes: &MetadataArguments) {
+    if !notes.pairs.is_empty() {
+        let pairs: Map<String, Value> =
+            notes.pairs.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        body["metadata"] = Value::Object(pairs);
+    }
+}
+
+/// Percent-encodes everything that is not plainly safe in a path or a query.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'@' => {
+                escaped.push(char::from(byte));
+            }
+            other => escaped.push_str(&format!("%{other:02X}")),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_part_of_the_path() {
+        assert_eq!(escape("alice-1.x:y"), "alice-1.x:y");
+        assert_eq!(escape("../state?x=1&y#z é"), "..%2Fstate%3Fx%3D1%26y%23z%20%C3%A9");
+    }
+
+    #[test]
+    fn ids_are_made_when_not_given_and_checked_when_given() {
+        let made = transaction_id(&IdentityArguments { transaction_id: None }).expect("it is made");
+        assert_eq!(Uuid::try_parse(&made).expect("a UUID").get_version_num(), 7);
+        let given = IdentityArguments { transaction_id: Some("nonsense".to_owned()) };
+        assert!(transaction_id(&given).is_err());
+    }
+}

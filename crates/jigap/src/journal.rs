@@ -1,0 +1,10 @@
+//! `jigap journal`: reading a data directory that no server has open.
+
+mod dump;
+mod verify;
+
+pub(crate) use dump::dump;
+pub(crate) use verify::{is_damage, verify};
+
+/// The partition of a single node.
+const PARTITION: u32 = 0;

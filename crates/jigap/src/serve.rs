@@ -1,0 +1,212 @@
+//! `jigap serve`: lock the directory, listen, recover, serve, drain.
+
+mod listener;
+mod welcome;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use server::{Config, Ready, Server};
+use shards::partition::{self, OnFatal, OpenError, Partition};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use views::{History, HistoryError, HistoryOptions};
+
+use crate::data_directory::DataDirectory;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::journal::is_damage;
+use crate::progress::Progress;
+use crate::settings::{Flags, Settings};
+use crate::{logging, serve::listener::HistoryFeed};
+
+/// The partition of a single node.
+const PARTITION: u32 = 0;
+
+/// Serves until a signal says to stop.
+pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
+    let settings = Settings::load(flags)?;
+    logging::start(&settings);
+    let directory = DataDirectory::open_for_serving(&settings.path("data-dir"))?;
+    // One thread: the state and journal threads need the other core more than a second one of these.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let node = runtime.block_on(serve(&settings, &directory))?;
+    if let Some(node) = node {
+        node.shut_down();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What recovery makes.
+struct Node {
+    partition: Partition,
+    history: Arc<History>,
+}
+
+impl Node {
+    fn shut_down(self) {
+        self.partition.shut_down();
+        drop(self.history);
+    }
+}
+
+/// Listens at once, so that `/healthz` answers while the journal is being read; serves once it has been.
+async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<Node>, Failure> {
+    let mut signals = Signals::new()?;
+    let config = config(settings)?;
+    let listen = config.listen;
+    let server = Server::bind(config)
+        .await
+        .with_context(|| format!("cannot listen on {listen}; is another process there?"))?;
+    let http = server.local_address().context("cannot tell the address")?;
+    let recovering = recover(settings, directory, server.ready_handle());
+
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = server.serve(async {
+        // A dropped sender means to stop as well.
+        let _ = stopped.await;
+    });
+    tokio::pin!(serving);
+    let node = tokio::select! {
+        () = &mut serving => return Err(anyhow!("the server ended by itself").into()),
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped while recovering; the next start begins anew");
+            return Ok(None);
+        }
+        node = recovering => node?,
+    };
+    welcome::print(http, directory.path())?;
+    tracing::info!(%http, process = std::process::id(), "serving");
+
+    tokio::select! {
+        () = &mut serving => return Err(anyhow!("the server ended by itself").into()),
+        signal = signals.next() => tracing::info!(signal, "draining: no more work is taken"),
+    }
+    drop(stop);
+    tokio::select! {
+        () = &mut serving => {}
+        signal = signals.next() => tracing::warn!(signal, "stopping without waiting for open connections"),
+    }
+    Ok(Some(node))
+}
+
+fn config(settings: &Settings) -> Result<Config, Failure> {
+    Ok(Config {
+        listen: address(settings, "listen")?,
+        request_timeout: Duration::from_millis(settings.number("request-timeout")),
+        drain_timeout: Duration::from_millis(settings.number("drain-timeout")),
+        connections_max: usize::try_from(settings.number("connections-max"))
+            .expect("the table keeps it below 2^32"),
+        ..Config::default()
+    })
+}
+
+fn address(settings: &Settings, name: &str) -> Result<SocketAddr, Failure> {
+    let text = settings.text(name);
+    let addresses = text.to_socket_addrs();
+    let found = addresses.with_context(|| format!("--{name} {text}")).or_exit(Exit::Usage)?.next();
+    found.ok_or_else(|| Failure::usage(format!("--{name} {text}: the name has no address")))
+}
+
+fn options(settings: &Settings, directory: &DataDirectory) -> partition::Options {
+    let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
+    let mut options = partition::Options::new(directory.partition(PARTITION));
+    options.partition = PARTITION;
+    options.mmap = settings.text("journal-disk") == "mmap";
+    options.segment_size_bytes = settings.number("journal-segment-size");
+    options.queue_commands_max = settings.number("queue-commands-max");
+    options.run_events = count("checkpoint-events");
+    options.store_cache_size_bytes = settings.number("store-cache-size");
+    options
+}
+
+/// Recovers on a thread of its own, and hands the result to the server.
+async fn recover(settings: &Settings, directory: &DataDirectory, ready: Ready) -> Result<Node, Failure> {
+    let options = options(settings, directory);
+    let views = directory.path().join("views").join("history");
+    let history_options = HistoryOptions {
+        cache_size_bytes: settings.number("history-cache-size"),
+        ..HistoryOptions::default()
+    };
+    let (sender, recovered) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("jigap-recovery".into()).spawn(move || {
+        let node = open(options, &views, history_options);
+        if let Ok(node) = &node {
+            ready.ready(node.partition.clone(), Arc::clone(&node.history));
+        }
+        // Nobody waits any more once a signal has come.
+        let _ = sender.send(node);
+    });
+    spawned.context("cannot start a thread")?;
+    recovered.await.context("recovery panicked")?
+}
+
+fn open(
+    options: partition::Options,
+    views: &std::path::Path,
+    history_options: HistoryOptions,
+) -> Result<Node, Failure> {
+    let feed = HistoryFeed::new(on_fatal());
+    let mut progress = Progress::new("recovering");
+    let opened = Partition::open(options, Box::new(feed.clone()), on_fatal(), &mut |done, last| {
+        progress.report(done.0, last.0);
+    });
+    progress.finish();
+    let partition = opened.map_err(|error| Failure::new(open_exit(&error), error))?;
+    let history = History::open(views, partition.reader(), history_options, on_fatal());
+    let history = Arc::new(history.map_err(|error| Failure::new(history_exit(&error), error))?);
+    feed.begin(&history);
+    Ok(Node { partition, history })
+}
+
+fn open_exit(error: &OpenError) -> Exit {
+    if is_damage(error) { Exit::Damaged } else { Exit::Directory }
+}
+
+fn history_exit(error: &HistoryError) -> Exit {
+    match error {
+        HistoryError::Thread(_) => Exit::Failed,
+        _ => Exit::Damaged,
+    }
+}
+
+/// A node that cannot keep its promises ends at once: it must not answer anything any more.
+fn on_fatal() -> OnFatal {
+    Arc::new(|why| {
+        tracing::error!(
+            why,
+            next = "nothing that was not answered is lost or done twice by repeating it; mend the disk (space, health, mount), \
+                    then start `jigap serve` again: it recovers from the journal",
+            "the node stops: its storage failed"
+        );
+        std::process::exit(Exit::DiskFailed as i32);
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

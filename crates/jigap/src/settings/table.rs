@@ -1,0 +1,190 @@
+//! Every setting there is. Flags, environment variables, file keys and `jigap config` all come from this table.
+
+use super::value::Kind;
+
+/// Which commands take a setting as a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything that works on a data directory.
+    Directory,
+    /// `serve`.
+    Serve,
+    /// Commands that ask a running server.
+    Client,
+}
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The key in the file, and the flag without its dashes.
+    pub(crate) name: &'static str,
+    /// What the flag's value is called in `--help`.
+    pub(crate) value_name: &'static str,
+    /// The unit of a plain number; empty without one.
+    pub(crate) unit: &'static str,
+    pub(crate) default: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) scope: Scope,
+    /// One line.
+    pub(crate) doc: &'static str,
+}
+
+impl Setting {
+    /// The environment variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("{}{}", super::ENVIRONMENT_PREFIX, self.name.replace('-', "_").to_uppercase())
+    }
+
+    /// The settings of one scope.
+    pub(crate) fn of(scope: Scope) -> impl Iterator<Item = &'static Setting> {
+        SETTINGS.iter().filter(move |setting| setting.scope == scope)
+    }
+}
+
+/// In the order in which `jigap config` prints them.
+pub(crate) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "data-dir",
+        value_name: "DIR",
+        unit: "",
+        default: "jigap-data",
+        kind: Kind::Path,
+        scope: Scope::Directory,
+        doc: "The directory that holds everything; made when missing",
+    },
+    Setting {
+        name: "store-cache-size",
+        value_name: "SIZE",
+        unit: "bytes",
+        default: "64MiB",
+        kind: Kind::Size { from: 1 << 20, to: 1 << 40 },
+        scope: Scope::Directory,
+        doc: "Memory for the state store's block cache",
+    },
+    Setting {
+        name: "listen",
+        value_name: "HOST:PORT",
+        unit: "",
+        default: "127.0.0.1:8080",
+        kind: Kind::Address,
+        scope: Scope::Serve,
+        doc: "Where HTTP is served; port 0 takes a free one",
+    },
+    Setting {
+        name: "grpc-listen",
+        value_name: "HOST:PORT",
+        unit: "",
+        default: "127.0.0.1:8081",
+        kind: Kind::Address,
+        scope: Scope::Serve,
+        doc: "Where gRPC is served; port 0 takes a free one",
+    },
+    Setting {
+        name: "request-timeout",
+        value_name: "TIME",
+        unit: "ms",
+        default: "10s",
+        kind: Kind::Time { from_ms: 1, to_ms: 3_600_000 },
+        scope: Scope::Serve,
+        doc: "A request that is not answered in this time is answered `unavailable`",
+    },
+    Setting {
+        name: "drain-timeout",
+        value_name: "TIME",
+        unit: "ms",
+        default: "10s",
+        kind: Kind::Time { from_ms: 0, to_ms: 3_600_000 },
+        scope: Scope::Serve,
+        doc: "How long connections may finish what they are doing when the server stops",
+    },
+    Setting {
+        name: "connections-max",
+        value_name: "COUNT",
+        unit: "connections",
+        default: "16384",
+        kind: Kind::Count { from: 1, to: 1 << 20 },
+        scope: Scope::Serve,
+        doc: "HTTP connections beyond this number wait to be accepted",
+    },
+    Setting {
+        name: "journal-disk",
+        value_name: "KIND",
+        unit: "",
+        default: "direct",
+        kind: Kind::Choice(&["direct", "mmap"]),
+        scope: Scope::Serve,
+        doc: "How the journal is written: direct I/O, or through mmap",
+    },
+    Setting {
+        name: "journal-segment-size",
+        value_name: "SIZE",
+        unit: "bytes",
+        default: "64MiB",
+        kind: Kind::Size { from: 1 << 20, to: 1 << 40 },
+        scope: Scope::Serve,
+        doc: "The size of a new journal segment, a multiple of 4KiB",
+    },
+    Setting {
+        name: "queue-commands-max",
+        value_name: "COUNT",
+        unit: "commands",
+        default: "131072",
+        kind: Kind::Count { from: 1, to: 1 << 32 },
+        scope: Scope::Serve,
+        doc: "How many commands may wait; past it the wallet answers `overloaded`",
+    },
+    Setting {
+        name: "checkpoint-events",
+        value_name: "COUNT",
+        unit: "events",
+        default: "2097152",
+        kind: Kind::Count { from: 1, to: 1 << 28 },
+        scope: Scope::Serve,
+        doc: "A checkpoint is cut after so many events; a restart replays up to three times as many",
+    },
+    Setting {
+        name: "history-cache-size",
+        value_name: "SIZE",
+        unit: "bytes",
+        default: "32MiB",
+        kind: Kind::Size { from: 1 << 20, to: 1 << 40 },
+        scope: Scope::Serve,
+        doc: "Memory for the blocks that history queries read",
+    },
+    Setting {
+        name: "log-format",
+        value_name: "FORMAT",
+        unit: "",
+        default: "auto",
+        kind: Kind::Choice(&["auto", "text", "json"]),
+        scope: Scope::Serve,
+        doc: "Log lines as text or JSON; auto is text on a terminal, JSON elsewhere",
+    },
+    Setting {
+        name: "log-level",
+        value_name: "FILTER",
+        unit: "",
+        default: "info",
+        kind: Kind::LogFilter,
+        scope: Scope::Serve,
+        doc: "error, warn, info, debug or trace; also per part, such as `info,storage=debug`",
+    },
+    Setting {
+        name: "server",
+        value_name: "URL",
+        unit: "",
+        default: "http://127.0.0.1:8080",
+        kind: Kind::Url,
+        scope: Scope::Client,
+        doc: "The HTTP address of the wallet that client commands ask",
+    },
+    Setting {
+        name: "timeout",
+        value_name: "TIME",
+        unit: "ms",
+        default: "10s",
+        kind: Kind::Time { from_ms: 1, to_ms: 3_600_000 },
+        scope: Scope::Client,
+        doc: "How long a client command waits for its answer, repeats included",
+    },
+];

@@ -1,0 +1,106 @@
+//! The kinds of values that settings have, and what a right one looks like.
+
+use tracing_subscriber::filter::Targets;
+
+/// What a setting's text must be.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Path,
+    /// HOST:PORT.
+    Address,
+    /// `http://HOST:PORT`.
+    Url,
+    Count {
+        from: u64,
+        to: u64,
+    },
+    /// Bytes, or with one of the suffixes KiB, MiB, GiB, TiB.
+    Size {
+        from: u64,
+        to: u64,
+    },
+    /// Milliseconds, or with one of the suffixes ms, s, min.
+    Time {
+        from_ms: u64,
+        to_ms: u64,
+    },
+    Choice(&'static [&'static str]),
+    LogFilter,
+}
+
+const SIZE_SUFFIXES: [(&str, u64); 5] =
+    [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1)];
+const TIME_SUFFIXES: [(&str, u64); 3] = [("ms", 1), ("s", 1_000), ("min", 60_000)];
+
+impl Kind {
+    /// Says what is wrong with a text, to be read after "which".
+    pub(crate) fn check(&self, text: &str) -> Result<(), String> {
+        match self {
+            Kind::Path => (!text.is_empty()).then_some(()).ok_or_else(|| "must be a path".to_owned()),
+            Kind::Address => is_address(text).then_some(()).ok_or_else(|| "must be HOST:PORT".to_owned()),
+            Kind::Url => {
+                let address = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+                let right = address.is_some_and(|address| !address.is_empty() && !address.contains('/'));
+                right.then_some(()).ok_or_else(|| "must be http://HOST:PORT".to_owned())
+            }
+            Kind::Choice(choices) => choices
+                .contains(&text)
+                .then_some(())
+                .ok_or_else(|| format!("must be one of {}", choices.join(", "))),
+            Kind::LogFilter => check_log_filter(text),
+            Kind::Count { .. } | Kind::Size { .. } | Kind::Time { .. } => self.number(text).map(|_| ()),
+        }
+    }
+
+    /// The number that a text stands for, in the setting's unit.
+    pub(crate) fn number(&self, text: &str) -> Result<u64, String> {
+        let (suffixes, from, to, what): (&[(&str, u64)], _, _, _) = match self {
+            Kind::Count { from, to } => (&[], from, to, "a whole number"),
+            Kind::Size { from, to } => (&SIZE_SUFFIXES, from, to, "a size such as 67108864 or 64MiB"),
+            Kind::Time { from_ms, to_ms } => (&TIME_SUFFIXES, from_ms, to_ms, "a time such as 250ms or 10s"),
+            _ => return Err("is not a number".to_owned()),
+        };
+        let number = scaled(text, suffixes).ok_or_else(|| format!("must be {what}"))?;
+        if !(*from..=*to).contains(&number) {
+            return Err(format!("must be from {from} to {to}"));
+        }
+        Ok(number)
+    }
+}
+
+fn scaled(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let factor = match suffix {
+        "" => 1,
+        _ => suffixes.iter().find(|(name, _)| *name == suffix)?.1,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn check_log_filter(text: &str) -> Result<(), String> {
+    text.parse::<Targets>().map(|_| ()).map_err(|error| format!("is no log filter: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_the_suffixes_of_their_unit() {
+        let size = Kind::Size { from: 0, to: 1 << 40 };
+        let time = Kind::Time { from_ms: 1, to_ms: 100_000 };
+        assert_eq!(size.number("64MiB"), Ok(64 << 20));
+        assert_eq!(size.number("4096"), Ok(4096));
+        assert_eq!(time.number("10s"), Ok(10_000));
+        assert_eq!(time.number("250ms"), Ok(250));
+        for wrong in ["", "MiB", "64MB", "-1", "1.5GiB", "99999999999999999999", "2TiB"] {
+            assert!(size.number(wrong).is_err(), "{wrong}");
+        }
+        assert!(time.number("0").is_err());
+    }
+}
