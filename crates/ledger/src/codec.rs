@@ -21,6 +21,9 @@ pub const BODY_VERSION: u8 = 1;
 
 const HEADER_SIZE_BYTES: usize = 20;
 const RESTART_INTERVAL_COMMANDS: u32 = 64;
+/// Every leg of the largest group, and its end. Damaged bytes cannot make a reader collect more than this.
+const EVENTS_PER_COMMAND_MAX: usize = crate::GROUP_LEGS_MAX + 1;
+const _: () = assert!(crate::EXPIRIES_PER_COMMAND_MAX <= EVENTS_PER_COMMAND_MAX);
 const RESTART_SIZE_BYTES: usize = 12;
 
 /// Why bytes are no frame body.

@@ -2,7 +2,8 @@
 //!
 //! The order of checks is part of the contract, because the first that fails is the one that is told:
 //!
-//! 1. malformed (a payer that is its own payee, a system account named by a user): rejected, not recorded;
+//! 1. malformed (a payer that is its own payee, a system account named by a user; any leg of a group): rejected, not
+//!    recorded;
 //! 2. the earlier transaction: `transaction_not_found`, `already_reversed`, `hold_not_pending`, `hold_expired`,
 //!    `invalid_amount` (rejected), `amount_exceeds_hold`;
 //! 3. the accounts, payer before payee: `account_not_found`, then `account_closed`;
@@ -206,6 +207,9 @@ impl State {
 
     fn decide_hold(&self, request: &HoldRequest, now: Timestamp) -> Result<Event, Refusal> {
         let transfer = &request.transfer;
+        if transfer.kind != TransferKind::Transfer {
+            return Err(Refusal::new(RefusalCode::InvalidRequest));
+        }
         let (from, to) = self.parties(transfer)?;
         let amount = transfer.amount.signed();
         let balance = self.balance(from, transfer.currency);

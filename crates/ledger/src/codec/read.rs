@@ -1,7 +1,8 @@
 //! Reading a frame body. Every byte may be wrong: nothing here panics, and nothing is allocated by an announced size.
 
 use super::{
-    BODY_VERSION, CodecError, HEADER_SIZE_BYTES, NEVER, NO_LEG, RESTART_SIZE_BYTES, command_tag, event_tag,
+    BODY_VERSION, CodecError, EVENTS_PER_COMMAND_MAX, HEADER_SIZE_BYTES, NEVER, NO_LEG, RESTART_SIZE_BYTES,
+    command_tag, event_tag,
 };
 use crate::{
     AccountId, AccountNumber, AccountRef, Amount, Command, Currency, DecimalAmount, Event, Events,
@@ -104,6 +105,9 @@ impl<'bytes> Body<'bytes> {
         }
         let [command_offset, event_offset, event_ordinal] =
             if restarts == 0 { [0; 3] } else { restart(low)? };
+        if u64::from(event_ordinal) > ordinal {
+            return Err(CodecError::Invalid("restart table"));
+        }
         let mut entries = self.entries();
         entries.commands.bytes = self.commands.get(command_offset as usize..).ok_or(CodecError::Truncated)?;
         entries.events.bytes = self.events.get(event_offset as usize..).ok_or(CodecError::Truncated)?;
@@ -136,10 +140,10 @@ impl Entries<'_> {
         let first_sequence = self.next_sequence;
         let (event, more) = self.events.event(&command, 0)?;
         let events = if more { self.many(event, &command)? } else { Events::One(event) };
-        self.next_sequence = Sequence(first_sequence.0 + events.len() as u64);
-        if self.next_sequence > self.end_sequence {
+        if events.len() as u64 > self.end_sequence.0 - first_sequence.0 {
             return Err(CodecError::Invalid("event count"));
         }
+        self.next_sequence = Sequence(first_sequence.0 + events.len() as u64);
         Ok(Entry { command, first_sequence, events })
     }
 
@@ -150,6 +154,9 @@ impl Entries<'_> {
             events.push(event);
             if !more {
                 return Ok(Events::Many(events));
+            }
+            if events.len() == EVENTS_PER_COMMAND_MAX {
+                return Err(CodecError::Invalid("event count"));
             }
         }
     }

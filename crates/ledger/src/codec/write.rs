@@ -1,8 +1,8 @@
 //! Writing a frame body.
 
 use super::{
-    BODY_VERSION, HEADER_SIZE_BYTES, NEVER, NO_LEG, RESTART_INTERVAL_COMMANDS, RESTART_SIZE_BYTES,
-    command_tag, event_tag,
+    BODY_VERSION, EVENTS_PER_COMMAND_MAX, HEADER_SIZE_BYTES, NEVER, NO_LEG, RESTART_INTERVAL_COMMANDS,
+    RESTART_SIZE_BYTES, command_tag, event_tag,
 };
 use crate::{
     AccountId, AccountRef, Command, Event, Hold, HoldRequest, Metadata, Movement, Refusal, Transfer,
@@ -52,6 +52,7 @@ impl BodyWriter {
     /// Adds a command with its events, at least one.
     pub fn push(&mut self, command: &Command, events: &[Event]) {
         assert!(!events.is_empty(), "a recorded command has an event");
+        assert!(events.len() <= EVENTS_PER_COMMAND_MAX, "a reader takes no more events of one command");
         self.start_command();
         put_command(&mut self.commands, command);
         let legs: &[Transfer] = match command {

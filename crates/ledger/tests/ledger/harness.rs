@@ -63,7 +63,13 @@ impl Harness {
         }
     }
 
-    pub(crate) fn step(&mut self, step: &Step) {
+    /// One request as it arrives in a quiet moment.
+    pub(crate) fn ask(&mut self, request: &Request, advance_micros: i64) -> Verdict {
+        self.step(&Step { request: request.clone(), advance_micros, resolve: true, restart: false })
+    }
+
+    /// What the ledger and the model agree on.
+    pub(crate) fn step(&mut self, step: &Step) -> Verdict {
         self.now = Timestamp::from_micros(self.now.as_micros() + step.advance_micros);
         if step.restart {
             self.state = restored(&self.state);
@@ -78,6 +84,7 @@ impl Harness {
         self.check_balances();
         self.check_holds();
         assert_eq!(self.state.digest(), self.replica.digest(), "the replay differs after {step:?}");
+        seen
     }
 
     /// Decides and executes on the ledger, and tells it in the words of the model.

@@ -252,6 +252,9 @@ impl Model {
         expires_in_seconds: Option<u32>,
         now: i128,
     ) -> Result<Vec<String>, Refusal> {
+        if payment.kind != Kind::Transfer {
+            return Err(refusal("invalid_request", "none", 0));
+        }
         Self::well_formed(payment)?;
         self.accounts_open(&payment.from, &payment.to)?;
         let minor_units = i128::from(payment.minor_units);
