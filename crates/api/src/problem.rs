@@ -1,6 +1,9 @@
 //! Errors as RFC 9457 `application/problem+json`, each with a stable code.
 
-use ledger::{Party, Refusal, RefusalCode, TransactionId, format_minor_units};
+use ledger::{
+    AccountId, AccountNumber, AccountRef, Amount, Command, Currency, Party, Refusal, RefusalCode,
+    TransactionId, Transfer, TransferKind, format_minor_units,
+};
 use serde_json::{Map, Value, json};
 
 macro_rules! codes {
@@ -35,6 +38,8 @@ codes! {
     InvalidAccountId = ("invalid_account_id", 400, false, "The account id is not valid");
     InvalidTransactionId = ("invalid_transaction_id", 400, false, "The transaction id is not valid");
     SameAccount = ("same_account", 400, false, "Payer and payee are the same account");
+    Unauthenticated = ("unauthenticated", 401, false, "A key is needed");
+    Forbidden = ("forbidden", 403, false, "The key does not allow this");
     AccountNotFound = ("account_not_found", 404, false, "No such account");
     TransactionNotFound = ("transaction_not_found", 404, false, "No such transaction");
     AccountExists = ("account_exists", 409, false, "The account exists with other metadata");
@@ -108,16 +113,18 @@ impl Problem {
     }
 
     /// A refusal in words. The words depend on the refusal and its command alone, so that a repeat says the same.
-    pub fn refused(refusal: &Refusal, subject: &Subject<'_>, transaction_id: TransactionId) -> Problem {
-        let leg_code = Code::of_refusal(refusal.code);
+    pub fn refused(refusal: &Refusal, subject: &Subject) -> Problem {
+        let code = Code::of_refusal(refusal.code);
         let detail = subject.detail(refusal);
+        let transaction_id = subject.transaction_id;
         match refusal.leg {
-            None => Problem { code: leg_code, detail, transaction_id: Some(transaction_id), leg: None },
+            None => Problem { code, detail, transaction_id, leg: None },
             Some(leg) => Problem {
-                code: Code::LegRefused,
+                // A malformed leg makes the whole request malformed.
+                code: if code.status() == 400 { code } else { Code::LegRefused },
                 detail: format!("leg {leg}: {detail}"),
-                transaction_id: Some(transaction_id),
-                leg: Some((leg, leg_code)),
+                transaction_id,
+                leg: Some((leg, code)),
             },
         }
     }
@@ -142,54 +149,114 @@ impl Problem {
     }
 }
 
-/// What a command was about, as far as a refusal's words need it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Subject<'text> {
-    /// The payer, or the only account.
-    pub from: &'text str,
-    /// The payee.
-    pub to: &'text str,
-    /// The money's currency.
-    pub currency: Option<ledger::Currency>,
-    /// The earlier transaction.
-    pub referenced: Option<TransactionId>,
+/// What a command was about, as far as a refusal's words need it. Cheap to make: accounts with short names are not copied to the heap.
+#[derive(Debug, Clone, Default)]
+pub struct Subject {
+    transaction_id: Option<TransactionId>,
+    /// The field that named the payer, or the only account, and what it said.
+    from: Option<(&'static str, AccountRef)>,
+    to: Option<(&'static str, AccountRef)>,
+    money: Option<(Amount, Currency)>,
+    referenced: Option<TransactionId>,
+    /// For a group: the id of the leg.
+    leg_id: Option<TransactionId>,
 }
 
-impl Subject<'_> {
+impl Subject {
+    /// Of a transfer, deposit or withdrawal.
+    pub fn of_transfer(transfer: &Transfer) -> Subject {
+        let (from, to) = match transfer.kind {
+            TransferKind::Transfer => ("from_account", "to_account"),
+            TransferKind::Deposit => ("from_account", "account"),
+            TransferKind::Withdrawal => ("account", "to_account"),
+        };
+        Subject {
+            transaction_id: Some(transfer.transaction_id),
+            from: Some((from, transfer.from.clone())),
+            to: Some((to, transfer.to.clone())),
+            money: Some((transfer.amount, transfer.currency)),
+            ..Subject::default()
+        }
+    }
+
+    /// Of any command; of a group, the leg that the refusal is about.
+    pub fn of_command(command: &Command, leg: Option<u8>) -> Subject {
+        let account = |account: AccountRef| Some(("account_id", account));
+        let subject = match command {
+            Command::Transfer(transfer) => Subject::of_transfer(transfer),
+            Command::Hold(request) => Subject::of_transfer(&request.transfer),
+            Command::Group(group) => {
+                let leg = leg.and_then(|leg| group.legs.get(usize::from(leg)));
+                let leg_id = leg.map(|leg| leg.transaction_id);
+                Subject { leg_id, ..leg.map(Subject::of_transfer).unwrap_or_default() }
+            }
+            Command::OpenAccount { account_id, .. } => {
+                Subject { from: account(account_id.clone().into()), ..Subject::default() }
+            }
+            Command::CloseAccount { account: closed, .. } => {
+                Subject { from: account(closed.clone()), ..Subject::default() }
+            }
+            _ => Subject::default(),
+        };
+        Subject { transaction_id: command.transaction_id(), referenced: command.referenced_id(), ..subject }
+    }
+
     fn detail(&self, refusal: &Refusal) -> String {
         let party = match refusal.party {
-            Party::To => format!("to_account {:?}", self.to),
-            Party::From | Party::None => format!("account {:?}", self.from),
+            Party::To => named(&self.to, "the payee"),
+            Party::From | Party::None => named(&self.from, "the payer"),
         };
         let referenced = self.referenced.map_or_else(String::new, |id| id.to_string());
-        let money = |minor_units: i64| match self.currency {
-            Some(currency) => format!("{} {currency}", format_minor_units(minor_units.into(), currency)),
-            None => format!("{minor_units} minor units"),
-        };
         match refusal.code {
             RefusalCode::AccountNotFound => format!("{party} does not exist"),
             RefusalCode::AccountClosed => format!("{party} is closed"),
-            RefusalCode::InsufficientFunds => format!("{party} has {} available", money(refusal.available)),
+            RefusalCode::InsufficientFunds => match self.money {
+                Some((amount, currency)) => format!(
+                    "amount is {} {currency}, but {party} has {} {currency} available",
+                    format_minor_units(amount.signed().into(), currency),
+                    format_minor_units(refusal.available.into(), currency)
+                ),
+                None => format!("{party} has too little: {} minor units available", refusal.available),
+            },
             RefusalCode::BalanceOverflow => {
-                format!("the balance of {party} would leave the range of 64-bit integers")
+                format!("the balance of {party} would be above 2^63-1 minor units")
             }
             RefusalCode::TransactionNotFound => {
-                format!("transaction {referenced} does not exist, or moved no money")
+                format!("transaction {referenced} does not exist, or is not one that this can be done to")
             }
-            RefusalCode::HoldNotPending => format!("hold {referenced} was confirmed or cancelled"),
+            RefusalCode::HoldNotPending => format!("hold {referenced} was confirmed or cancelled already"),
             RefusalCode::HoldExpired => format!("hold {referenced} has expired"),
             RefusalCode::AmountExceedsHold => {
-                format!("hold {referenced} is only for {}", money(refusal.available))
+                format!(
+                    "amount is more than hold {referenced}, which is for {} minor units",
+                    refusal.available
+                )
             }
             RefusalCode::AlreadyReversed => format!("transaction {referenced} was reversed already"),
             RefusalCode::AccountNotEmpty => format!("{party} has a balance that is not zero"),
             RefusalCode::AccountExists => format!("{party} exists with other metadata"),
-            RefusalCode::TransactionIdReused => "transaction_id was used for other content".into(),
-            RefusalCode::SameAccount => "from_account and to_account are the same account".into(),
-            RefusalCode::InvalidAmount => "amount has more digits than the currency of the hold".into(),
+            RefusalCode::TransactionIdReused => {
+                let id = self.leg_id.or(self.transaction_id).map_or_else(String::new, |id| id.to_string());
+                format!("transaction_id {id} was used for other content")
+            }
+            RefusalCode::SameAccount => "payer and payee are the same account".into(),
+            RefusalCode::InvalidAmount => {
+                format!("amount has more digits than the currency of hold {referenced}")
+            }
             RefusalCode::InvalidAccountId => format!("{party} is the system's own"),
             RefusalCode::InvalidRequest => "a transaction_id appears twice in the group".into(),
         }
+    }
+}
+
+fn named(account: &Option<(&'static str, AccountRef)>, unnamed: &str) -> String {
+    match account {
+        None => unnamed.to_owned(),
+        Some((field, AccountRef::Named(name))) => format!("{field} {:?}", name.as_str()),
+        Some((field, AccountRef::Number(AccountNumber::EXTERNAL))) => {
+            format!("{field} {:?}", AccountId::EXTERNAL)
+        }
+        Some((field, AccountRef::Number(number))) => format!("{field} with handle {}", number.0),
     }
 }
 

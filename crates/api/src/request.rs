@@ -113,7 +113,7 @@ struct FollowUpBody<'body> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Transfers {
     /// Each stands alone: a transfer to execute, or why it is malformed.
-    Independent(Vec<Transfer>),
+    Independent(Vec<Result<Transfer, Problem>>),
     /// All or none.
     Atomic(Command),
 }
@@ -211,22 +211,12 @@ pub fn transfers(body: &[u8]) -> Result<Transfers, Problem> {
         let detail = format!("transfers has {} elements, at most {TRANSFERS_MAX} are taken", transfers.len());
         return Err(Problem::new(Code::RequestTooLarge, detail));
     }
-    let in_element = |index: usize, problem: Problem| Problem {
-        detail: format!("transfers[{index}]: {}", problem.detail),
-        ..problem
-    };
-    let checked = || -> Result<Vec<Transfer>, Problem> {
-        let transfers = transfers.iter().enumerate();
-        transfers
-            .map(|(index, transfer)| transfer.check().map_err(|problem| in_element(index, problem)))
-            .collect()
-    };
     if !atomic {
         if body.transaction_id.is_some() {
             let detail = "transaction_id of the whole request goes with \"mode\":\"atomic\"";
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
-        return Ok(Transfers::Independent(checked()?));
+        return Ok(Transfers::Independent(transfers.iter().map(TransferBody::check).collect()));
     }
     let transaction_id = transaction_id(&body.transaction_id)?;
     if transfers.len() > GROUP_LEGS_MAX {
@@ -234,7 +224,18 @@ pub fn transfers(body: &[u8]) -> Result<Transfers, Problem> {
             format!("an atomic group has at most {GROUP_LEGS_MAX} transfers, this has {}", transfers.len());
         return Err(Problem::new(Code::InvalidRequest, detail).with_transaction(transaction_id));
     }
-    let legs = checked().map_err(|problem| problem.with_transaction(transaction_id))?;
+    let legs: Result<Vec<Transfer>, Problem> = transfers
+        .iter()
+        .enumerate()
+        .map(|(index, leg)| {
+            leg.check().map_err(|problem| Problem {
+                detail: format!("transfers[{index}]: {}", problem.detail),
+                transaction_id: Some(transaction_id),
+                ..problem
+            })
+        })
+        .collect();
+    let legs = legs?;
     Ok(Transfers::Atomic(Command::Group(Box::new(Group { transaction_id, legs }))))
 }
 
@@ -351,7 +352,7 @@ fn account_id(name: &str, field: &Option<Text<'_>>) -> Result<AccountId, Problem
     }
 }
 
-fn checked_account_id(name: &str, text: &str) -> Result<AccountId, Problem> {
+pub(crate) fn checked_account_id(name: &str, text: &str) -> Result<AccountId, Problem> {
     AccountId::parse(text).map_err(|error| {
         Problem::new(Code::InvalidAccountId, format!("{name} {error}, it is {:?}", shortened(text)))
     })

@@ -1,13 +1,13 @@
 //! The bodies of answers.
 
 use ledger::{
-    AccountNumber, Balance, Command, Currency, Event, Metadata, Record, Sequence, Timestamp, Transaction,
-    TransactionId, format_minor_units,
+    AccountNumber, Amount, Balance, Command, Currency, Event, Metadata, Record, Sequence, Timestamp,
+    Transaction, TransactionId, format_minor_units,
 };
 use serde_json::{Map, Value, json};
 
 use crate::format_timestamp;
-use crate::problem::{Code, Problem, Subject};
+use crate::problem::{Code, Problem};
 
 /// Where and when an event happened.
 #[derive(Debug, Clone, Copy)]
@@ -253,12 +253,13 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
     if let Some(code) = code {
         body.insert("code".into(), json!(code.name()));
     }
-    let kind = match outcome.event {
-        Event::Refused { .. } => command_type(&transaction.command),
-        ref event => event_type(event),
-    };
-    body.insert("type".into(), json!(kind));
-    put_money(&mut body, transaction, names);
+    body.insert("type".into(), json!(transaction_type(transaction)));
+    if let Some(Money { from, to, amount, currency }) = money_of(transaction, names) {
+        body.insert("from_account".into(), json!(from));
+        body.insert("to_account".into(), json!(to));
+        body.insert("amount".into(), json!(money(amount.signed(), currency)));
+        body.insert("currency".into(), json!(currency.code()));
+    }
     if let Some(notes) = outcome.event.metadata() {
         body.insert("metadata".into(), metadata(notes));
     }
@@ -267,7 +268,16 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
     Value::Object(body)
 }
 
-fn status(transaction: &Transaction) -> (&'static str, Option<Code>) {
+/// The kind of a transaction on the wire.
+pub fn transaction_type(transaction: &Transaction) -> &'static str {
+    match transaction.outcome().event {
+        Event::Refused { .. } => command_type(&transaction.command),
+        ref event => event_type(event),
+    }
+}
+
+/// What became of a transaction in one word, and the code of a refusal.
+pub fn status(transaction: &Transaction) -> (&'static str, Option<Code>) {
     let outcome = &transaction.outcome().event;
     let settled = transaction.records.get(1).map(|record| &record.event);
     match (outcome, settled) {
@@ -284,32 +294,42 @@ fn status(transaction: &Transaction) -> (&'static str, Option<Code>) {
     }
 }
 
-fn put_money(body: &mut Map<String, Value>, transaction: &Transaction, names: &impl Names) {
-    let mut put = |from: String, to: String, amount: i64, currency: Currency| {
-        body.insert("from_account".into(), json!(from));
-        body.insert("to_account".into(), json!(to));
-        body.insert("amount".into(), json!(money(amount, currency)));
-        body.insert("currency".into(), json!(currency.code()));
+/// The money that a transaction moved, set aside, or was refused to move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Money {
+    /// The payer's name.
+    pub from: String,
+    /// The payee's name.
+    pub to: String,
+    /// How much.
+    pub amount: Amount,
+    /// Of what.
+    pub currency: Currency,
+}
+
+/// The money of a transaction; `None` where there is no one sum (a group, a closed account).
+pub fn money_of(transaction: &Transaction, names: &impl Names) -> Option<Money> {
+    let asked = |transfer: &ledger::Transfer| Money {
+        from: account_name(&transfer.from, names),
+        to: account_name(&transfer.to, names),
+        amount: transfer.amount,
+        currency: transfer.currency,
     };
     match (&transaction.outcome().event, &transaction.command) {
-        (Event::Held { hold, .. }, _) => {
-            put(names.name(hold.from), names.name(hold.to), hold.amount.signed(), hold.currency);
-        }
-        (Event::Refused { .. }, Command::Transfer(transfer)) => {
-            let (from, to) = (account_name(&transfer.from, names), account_name(&transfer.to, names));
-            put(from, to, transfer.amount.signed(), transfer.currency);
-        }
-        (Event::Refused { .. }, Command::Hold(request)) => {
-            let transfer = &request.transfer;
-            let (from, to) = (account_name(&transfer.from, names), account_name(&transfer.to, names));
-            put(from, to, transfer.amount.signed(), transfer.currency);
-        }
-        (event, _) => {
-            if let Some(movement) = event.movement() {
-                let (from, to) = (names.name(movement.from), names.name(movement.to));
-                put(from, to, movement.amount.signed(), movement.currency);
-            }
-        }
+        (Event::Held { hold, .. }, _) => Some(Money {
+            from: names.name(hold.from),
+            to: names.name(hold.to),
+            amount: hold.amount,
+            currency: hold.currency,
+        }),
+        (Event::Refused { .. }, Command::Transfer(transfer)) => Some(asked(transfer)),
+        (Event::Refused { .. }, Command::Hold(request)) => Some(asked(&request.transfer)),
+        (event, _) => event.movement().map(|movement| Money {
+            from: names.name(movement.from),
+            to: names.name(movement.to),
+            amount: movement.amount,
+            currency: movement.currency,
+        }),
     }
 }
 
@@ -341,48 +361,4 @@ pub fn event(partition: u32, record: &Record, names: &impl Names) -> Value {
         body.insert("postings".into(), json!(postings));
     }
     Value::Object(body)
-}
-
-/// The words' subject of a command's refusal.
-pub fn subject<'command>(command: &'command Command, names: &'command Parties) -> Subject<'command> {
-    let currency = match command {
-        Command::Transfer(transfer) => Some(transfer.currency),
-        Command::Hold(request) => Some(request.transfer.currency),
-        _ => None,
-    };
-    Subject { from: &names.from, to: &names.to, currency, referenced: command.referenced_id() }
-}
-
-/// The names of a command's accounts as its caller wrote them.
-#[derive(Debug, Clone, Default)]
-pub struct Parties {
-    /// The payer, or the only account.
-    pub from: String,
-    /// The payee.
-    pub to: String,
-}
-
-impl Parties {
-    /// The names in a command that was not resolved yet.
-    pub fn of(command: &Command, leg: Option<u8>) -> Parties {
-        let name = |account: &ledger::AccountRef| match account {
-            ledger::AccountRef::Named(name) => name.as_str().to_owned(),
-            ledger::AccountRef::Number(AccountNumber::EXTERNAL) => ledger::AccountId::EXTERNAL.to_owned(),
-            ledger::AccountRef::Number(number) => number.0.to_string(),
-        };
-        let both =
-            |transfer: &ledger::Transfer| Parties { from: name(&transfer.from), to: name(&transfer.to) };
-        match command {
-            Command::Transfer(transfer) => both(transfer),
-            Command::Hold(request) => both(&request.transfer),
-            Command::Group(group) => {
-                leg.and_then(|leg| group.legs.get(usize::from(leg))).map_or_else(Parties::default, both)
-            }
-            Command::CloseAccount { account, .. } => Parties { from: name(account), to: String::new() },
-            Command::OpenAccount { account_id, .. } => {
-                Parties { from: account_id.as_str().to_owned(), to: String::new() }
-            }
-            _ => Parties::default(),
-        }
-    }
 }

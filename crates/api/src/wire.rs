@@ -3,7 +3,7 @@
 //! The bytes are those of `TransferBatch` and `TransferBatchResult` in `wallet.proto`, as any protobuf library writes them. A batch is
 //! decoded straight into `ledger` transfers, without one allocation per transfer; the tests hold both directions against `prost`.
 
-mod batch;
+pub(crate) mod batch;
 mod read;
 mod result;
 

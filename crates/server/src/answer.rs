@@ -1,13 +1,12 @@
 //! Turning outcomes into HTTP answers.
 
-use api::Code;
 use api::problem::{Problem, Subject};
 use api::response::{self, Position};
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use ledger::{AccountRef, Sequence, Transfer, TransferKind};
+use ledger::{Currency, Sequence, TransactionId};
 use serde_json::Value;
-use shards::partition::{NotAccepted, TransferAnswer};
+use shards::partition::TransferAnswer;
 
 /// Seconds after which an overloaded server may be asked again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -40,17 +39,6 @@ pub(crate) fn problem(problem: &Problem) -> Response<Body> {
     response
 }
 
-pub(crate) fn not_accepted(refused: NotAccepted) -> Problem {
-    match refused {
-        NotAccepted::Overloaded => {
-            Problem::new(Code::Overloaded, "the queue is full; repeat with the same id")
-        }
-        NotAccepted::Stopping => {
-            Problem::new(Code::Unavailable, "the server is stopping; repeat with the same id")
-        }
-    }
-}
-
 /// Marks an answer that was given before.
 pub(crate) fn replayed(mut response: Response<Body>, replayed: bool) -> Response<Body> {
     if replayed {
@@ -71,44 +59,19 @@ pub(crate) fn at_position(
     response
 }
 
-/// What remains of a transfer once it was handed over: enough to word its answer.
-pub(crate) struct Asked {
-    from: String,
-    to: String,
-    currency: ledger::Currency,
-    transaction_id: ledger::TransactionId,
-}
-
-impl Asked {
-    pub(crate) fn of(transfer: &Transfer) -> Asked {
-        let name = |account: &AccountRef| match account {
-            AccountRef::Named(name) => name.as_str().to_owned(),
-            AccountRef::Number(_) => ledger::AccountId::EXTERNAL.to_owned(),
-        };
-        debug_assert!(transfer.kind != TransferKind::Deposit || transfer.from != transfer.to);
-        Asked {
-            from: name(&transfer.from),
-            to: name(&transfer.to),
-            currency: transfer.currency,
-            transaction_id: transfer.transaction_id,
+/// The body of a transfer's answer, or its refusal.
+pub(crate) fn outcome(
+    subject: &Subject,
+    transaction_id: TransactionId,
+    currency: Currency,
+    partition: u32,
+    answer: &TransferAnswer,
+) -> Result<String, Problem> {
+    match &answer.outcome {
+        Ok(after) => {
+            let position = Position { partition, sequence: answer.sequence, timestamp: answer.timestamp };
+            Ok(response::transferred(transaction_id, position, currency, after.from, after.to))
         }
-    }
-
-    pub(crate) fn outcome(&self, partition: u32, answer: &TransferAnswer) -> Result<String, Problem> {
-        match &answer.outcome {
-            Ok(after) => {
-                let position = Position { partition, sequence: answer.sequence, timestamp: answer.timestamp };
-                Ok(response::transferred(self.transaction_id, position, self.currency, after.from, after.to))
-            }
-            Err(refusal) => {
-                let subject = Subject {
-                    from: &self.from,
-                    to: &self.to,
-                    currency: Some(self.currency),
-                    referenced: None,
-                };
-                Err(Problem::refused(refusal, &subject, self.transaction_id))
-            }
-        }
+        Err(refusal) => Err(Problem::refused(refusal, subject)),
     }
 }

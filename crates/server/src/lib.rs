@@ -1,4 +1,4 @@
-//! HTTP in front of a partition: everything async lives here, and nothing about money is decided here.
+//! HTTP and gRPC in front of a partition: everything async lives here, and nothing about money is decided here.
 //!
 //! [`Server::bind`] listens at once and answers `/healthz`; [`Server::ready`] hands it the partition once that has recovered;
 //! [`Server::serve`] runs until it is told to stop, then drains.
@@ -6,7 +6,9 @@
 mod answer;
 mod batcher;
 mod connections;
+mod grpc;
 mod metrics;
+mod query;
 mod routes;
 
 use std::net::SocketAddr;
@@ -25,6 +27,8 @@ use metrics::HttpMetrics;
 pub struct Config {
     /// Where HTTP listens. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where gRPC listens. Port 0 takes a free one.
+    pub grpc_listen: SocketAddr,
     /// A request that is not answered in this time is answered `unavailable`.
     pub request_timeout: Duration,
     /// A connection that does not send a whole request head in this time is closed, idle ones too.
@@ -39,6 +43,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            grpc_listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             request_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
@@ -64,6 +69,7 @@ pub(crate) struct Shared {
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
+    grpc_listener: TcpListener,
     shared: Arc<Shared>,
 }
 
@@ -89,11 +95,17 @@ impl Server {
     /// Listens. Until [`Ready::ready`] is called, everything but `/healthz` is answered `unavailable`.
     pub async fn bind(config: Config) -> std::io::Result<Server> {
         let listener = TcpListener::bind(config.listen).await?;
+        let grpc_listener = TcpListener::bind(config.grpc_listen).await?;
         let shared = Shared { config, node: OnceLock::new(), metrics: HttpMetrics::default() };
-        Ok(Server { listener, shared: Arc::new(shared) })
+        Ok(Server { listener, grpc_listener, shared: Arc::new(shared) })
     }
 
-    /// Where it listens.
+    /// Where gRPC listens.
+    pub fn grpc_local_address(&self) -> std::io::Result<SocketAddr> {
+        self.grpc_listener.local_addr()
+    }
+
+    /// Where HTTP listens.
     pub fn local_address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -105,6 +117,19 @@ impl Server {
 
     /// Serves until `stop` resolves, then takes no more connections and lets those that are busy finish.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let (stop_grpc, grpc_stopped) = tokio::sync::oneshot::channel::<()>();
+        let drain_timeout = self.shared.config.drain_timeout;
+        let grpc = tokio::spawn(grpc::serve(self.grpc_listener, Arc::clone(&self.shared), async {
+            // A dropped sender means to stop as well.
+            let _ = grpc_stopped.await;
+        }));
+        let stop = async {
+            stop.await;
+            drop(stop_grpc);
+        };
         connections::serve(self.listener, self.shared, stop).await;
+        if tokio::time::timeout(drain_timeout, grpc).await.is_err() {
+            tracing::warn!("some gRPC streams were still open when the time for draining was over");
+        }
     }
 }

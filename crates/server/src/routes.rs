@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use api::problem::Problem;
+use api::problem::{Problem, Subject};
 use api::request::{self, Endpoint, FollowUp, Transfers};
-use api::response::{self, Parties, Position};
+use api::response;
 use api::{Code, openapi};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -14,21 +14,16 @@ use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::{get, post};
-use ledger::{AccountId, AccountNumber, AccountRef, Command, Currency, Event, Sequence, TransactionId};
+use ledger::{AccountNumber, Command, Currency, TransactionId};
 use serde_json::{Value, json};
-use shards::partition::{AccountView, CommandAnswer, NotAccepted, StateView};
-use tokio::sync::oneshot;
+use shards::partition::AccountView;
 use views::HistoryQuery;
 
-use crate::answer::{self, Asked};
-use crate::{Node, Shared, metrics};
+use crate::query::{self, Outcome};
+use crate::{Node, Shared, answer, metrics};
 
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
-/// How long a query waits for the read side to reach the client's position.
-const POSITION_PATIENCE: Duration = Duration::from_secs(1);
-const HISTORY_LIMIT: usize = 50;
-const HISTORY_LIMIT_MAX: usize = 1000;
 
 type Answer = Result<Response<Body>, Problem>;
 type App = State<Arc<Shared>>;
@@ -104,16 +99,6 @@ fn node(shared: &Shared) -> Result<&Node, Problem> {
         .ok_or_else(|| Problem::new(Code::Unavailable, "the server is still recovering its state"))
 }
 
-/// Hands something to the partition and waits for the answer.
-async fn ask<Reply: Send + 'static>(
-    submit: impl FnOnce(Box<dyn FnOnce(Reply) + Send>) -> Result<(), NotAccepted>,
-) -> Result<Reply, Problem> {
-    let (sender, reply) = oneshot::channel();
-    // The client may have gone away when the answer comes.
-    submit(Box::new(move |answer| drop(sender.send(answer)))).map_err(answer::not_accepted)?;
-    reply.await.map_err(|_| answer::not_accepted(NotAccepted::Stopping))
-}
-
 /// The whole body of a command, with its headers checked.
 async fn body(request: Request) -> Result<(HeaderMap, Bytes), Problem> {
     let (parts, body) = request.into_parts();
@@ -179,11 +164,11 @@ async fn transfer(State(shared): App, endpoint: Endpoint, request: Request) -> A
     let transfer = request::transfer(endpoint, &body)?;
     let transaction_id = transfer.transaction_id;
     check_key(&headers, transaction_id)?;
-    let asked = Asked::of(&transfer);
+    let (subject, currency) = (Subject::of_transfer(&transfer), transfer.currency);
     let answer = node.batcher.execute(transfer).await;
-    let answer = answer.map_err(|refused| answer::not_accepted(refused).with_transaction(transaction_id))?;
+    let answer = answer.map_err(|refused| query::not_accepted(refused).with_transaction(transaction_id))?;
     let partition = node.partition.number();
-    let response = match asked.outcome(partition, &answer) {
+    let response = match answer::outcome(&subject, transaction_id, currency, partition, &answer) {
         Ok(body) => answer::json(StatusCode::OK, body),
         Err(problem) => answer::problem(&problem),
     };
@@ -205,23 +190,42 @@ async fn balance_transfers(State(shared): App, request: Request) -> Response<Bod
     )
 }
 
-async fn independent(node: &Node, transfers: Vec<ledger::Transfer>) -> Answer {
-    let asked: Vec<Asked> = transfers.iter().map(Asked::of).collect();
-    let answers = ask(|reply| node.partition.submit_transfers(transfers, reply)).await?;
+/// Executes what is well-formed; every transfer is answered in its place.
+async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Problem>>) -> Answer {
+    let mut asked = Vec::with_capacity(transfers.len());
+    let mut well_formed = Vec::with_capacity(transfers.len());
+    for transfer in transfers {
+        asked.push(transfer.map(|transfer| {
+            let money = (Subject::of_transfer(&transfer), transfer.transaction_id, transfer.currency);
+            well_formed.push(transfer);
+            money
+        }));
+    }
+    let answers = match well_formed.is_empty() {
+        true => Vec::new(),
+        false => query::ask(|reply| node.partition.submit_transfers(well_formed, reply)).await?,
+    };
     let partition = node.partition.number();
+    let last = answers.iter().map(|answer| answer.sequence).max().unwrap_or_default();
+    let all_replayed = answers.len() == asked.len() && answers.iter().all(|answer| answer.replayed);
+    let mut answers = answers.iter();
     let mut body = String::from("{\"results\":[");
-    for (index, (asked, answer)) in asked.iter().zip(&answers).enumerate() {
+    for (index, asked) in asked.into_iter().enumerate() {
         if index > 0 {
             body.push(',');
         }
-        match asked.outcome(partition, answer) {
+        let outcome = asked.and_then(|(subject, transaction_id, currency)| {
+            let answer = answers.next().expect("the partition answers every transfer");
+            answer::outcome(&subject, transaction_id, currency, partition, answer)
+        });
+        match outcome {
             Ok(success) => body.push_str(&success),
             Err(problem) => body.push_str(&response::refused_element(&problem).to_string()),
         }
     }
     body.push_str("]}");
-    let last = answers.iter().map(|answer| answer.sequence).max().unwrap_or_default();
-    Ok(answer::at_position(answer::json(StatusCode::OK, body), partition, last))
+    let response = answer::replayed(answer::json(StatusCode::OK, body), all_replayed);
+    Ok(answer::at_position(response, partition, last))
 }
 
 async fn open_account(state: App, request: Request) -> Response<Body> {
@@ -268,57 +272,27 @@ async fn execute(node: &Node, headers: &HeaderMap, command: Command) -> Answer {
         check_key(headers, transaction_id)?;
     }
     let partition = node.partition.number();
-    let asked = command.clone();
-    let refused = |refusal: &ledger::Refusal| {
-        let parties = Parties::of(&asked, refusal.leg);
-        let leg_currency = match (&asked, refusal.leg) {
-            (Command::Group(group), Some(leg)) => group.legs.get(usize::from(leg)).map(|leg| leg.currency),
-            _ => None,
-        };
-        let mut subject = response::subject(&asked, &parties);
-        subject.currency = subject.currency.or(leg_currency);
-        let mut problem = Problem::refused(refusal, &subject, transaction_id.unwrap_or(TransactionId(0)));
-        problem.transaction_id = transaction_id;
-        problem
-    };
-    let in_transaction = |mut problem: Problem| {
-        problem.transaction_id = transaction_id;
-        problem
-    };
-    match ask(|reply| node.partition.submit_command(command, reply)).await.map_err(in_transaction)? {
-        CommandAnswer::Rejected(refusal) => Err(refused(&refusal)),
-        CommandAnswer::AlreadyOpen(view) => {
-            let sequence = view.sequence;
-            Ok(answer::at_position(account_response(StatusCode::OK, partition, &view), partition, sequence))
+    match query::execute(node, command).await? {
+        Outcome::Refused { problem, sequence: None, .. } => Err(problem),
+        Outcome::Refused { problem, sequence: Some(sequence), replayed, .. } => {
+            let response = answer::replayed(answer::problem(&problem), replayed);
+            Ok(answer::at_position(response, partition, sequence))
         }
-        CommandAnswer::Executed { records, replayed } => {
+        Outcome::Account { view, existed } => {
+            let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
+            let sequence = view.sequence;
+            Ok(answer::at_position(account_response(status, partition, &view), partition, sequence))
+        }
+        Outcome::Executed { records, replayed } => {
             let sequence = records.last().map(|record| record.sequence).unwrap_or_default();
-            let response = match records.last().map(|record| &record.event) {
-                Some(Event::Refused { refusal, .. }) => answer::problem(&refused(refusal)),
-                Some(Event::AccountOpened { account, .. }) => {
-                    let account = AccountRef::Number(*account);
-                    let view = ask(|reply| node.partition.query_account(account, reply)).await?;
-                    let view = view
-                        .ok_or_else(|| Problem::new(Code::AccountNotFound, "the account was not opened"))?;
-                    account_response(StatusCode::CREATED, partition, &view)
-                }
-                _ => answer::value(StatusCode::OK, &response::executed(partition, &records)),
-            };
+            let response = answer::value(StatusCode::OK, &response::executed(partition, &records));
             Ok(answer::at_position(answer::replayed(response, replayed), partition, sequence))
         }
     }
 }
 
 fn account_response(status: StatusCode, partition: u32, view: &AccountView) -> Response<Body> {
-    let account = response::Account {
-        account_id: view.account_id.as_str(),
-        number: view.number,
-        opened_at: view.opened_at,
-        metadata: &view.metadata,
-        closed: view.closed,
-        balances: &view.balances,
-        position: Position { partition, sequence: view.sequence, timestamp: view.timestamp },
-    };
+    let account = query::account(partition, view);
     answer::value(status, &response::account(&account))
 }
 
@@ -357,30 +331,6 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Waits until the read side has seen what the client has seen.
-async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(header) = headers.get("x-wallet-position") else { return Ok(()) };
-    let position =
-        header.to_str().ok().and_then(|text| text.split_once(':')).and_then(|(partition, sequence)| {
-            Some((partition.parse::<u32>().ok()?, sequence.parse::<u64>().ok()?))
-        });
-    let Some((_, sequence)) = position.filter(|(partition, _)| *partition == node.partition.number()) else {
-        let detail = format!("the header X-Wallet-Position must be partition:sequence, it is {header:?}");
-        return Err(Problem::new(Code::InvalidRequest, detail));
-    };
-    if node.history.position() >= Sequence(sequence) {
-        return Ok(());
-    }
-    let history = Arc::clone(&node.history);
-    let reached =
-        tokio::task::spawn_blocking(move || history.wait_for(Sequence(sequence), POSITION_PATIENCE)).await;
-    if reached.unwrap_or(false) {
-        return Ok(());
-    }
-    let detail = format!("the read side has not reached {sequence} within a second");
-    Err(Problem::new(Code::Unavailable, detail))
-}
-
 fn past_is_next() -> Problem {
     Problem::new(Code::NotImplemented, "queries about the past are not served yet")
 }
@@ -398,10 +348,8 @@ async fn account(
             if !parameters(query, &["at", "at_sequence"])?.is_empty() {
                 return Err(past_is_next());
             }
-            reach_position(node, &headers).await?;
-            let view = ask(|reply| node.partition.query_account(account, reply))
-                .await?
-                .ok_or_else(|| not_found(&id))?;
+            query::reach_position(node, &headers).await?;
+            let view = query::account_view(node, account).await?;
             let partition = node.partition.number();
             Ok(answer::at_position(
                 account_response(StatusCode::OK, partition, &view),
@@ -411,10 +359,6 @@ async fn account(
         }
         .await,
     )
-}
-
-fn not_found(account_id: &str) -> Problem {
-    Problem::new(Code::AccountNotFound, format!("account {account_id:?} does not exist"))
 }
 
 async fn history(
@@ -429,17 +373,8 @@ async fn history(
             let account = request::path_account(&id)?;
             let query =
                 history_query(&parameters(query, &["limit", "cursor", "currency", "since", "until"])?)?;
-            reach_position(node, &headers).await?;
-            let view = ask(|reply| node.partition.query_account(account, reply))
-                .await?
-                .ok_or_else(|| not_found(&id))?;
-            let (history, number) = (Arc::clone(&node.history), view.number);
-            let page = tokio::task::spawn_blocking(move || history.history(number, &query))
-                .await
-                .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?
-                .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
-            let accounts = page.entries.iter().filter_map(|entry| entry.change.counterparty).collect();
-            let names = names(node, accounts).await?;
+            query::reach_position(node, &headers).await?;
+            let (page, names) = query::history(node, account, query).await?;
             let partition = node.partition.number();
             let entries: Vec<Value> =
                 page.entries.iter().map(|entry| history_entry(partition, entry, &names)).collect();
@@ -457,15 +392,11 @@ fn history_query(parameters: &HashMap<String, String>) -> Result<HistoryQuery, P
         Problem::new(Code::InvalidRequest, format!("query parameter {name} {must}, it is {value:?}"))
     };
     let limit = match parameters.get("limit").map(|text| text.parse::<usize>()) {
-        None => HISTORY_LIMIT,
-        Some(Ok(limit)) if (1..=HISTORY_LIMIT_MAX).contains(&limit) => limit,
+        None => query::HISTORY_LIMIT,
+        Some(Ok(limit)) if (1..=query::HISTORY_LIMIT_MAX).contains(&limit) => limit,
         Some(_) => return Err(invalid("limit", "must be a number from 1 to 1000")),
     };
-    let before = match parameters.get("cursor").map(|text| text.parse::<u64>()) {
-        None => None,
-        Some(Ok(sequence)) => Some(Sequence(sequence)),
-        Some(Err(_)) => return Err(invalid("cursor", "must be the next_cursor of an earlier answer")),
-    };
+    let before = parameters.get("cursor").map(|cursor| query::cursor(cursor)).transpose()?;
     let currency = match parameters.get("currency") {
         None => None,
         Some(code) => Some(Currency::parse(code).ok_or_else(|| {
@@ -510,35 +441,13 @@ fn history_entry(
     })
 }
 
-async fn names(node: &Node, accounts: Vec<AccountNumber>) -> Result<HashMap<AccountNumber, String>, Problem> {
-    let asked = accounts.clone();
-    let names: Vec<Option<AccountId>> = ask(|reply| node.partition.query_names(asked, reply)).await?;
-    let known = accounts
-        .into_iter()
-        .zip(names)
-        .filter_map(|(account, name)| Some((account, name?.as_str().to_owned())));
-    Ok(known.collect())
-}
-
 async fn transaction(State(shared): App, Path(id): Path<String>, headers: HeaderMap) -> Response<Body> {
     respond(
         async {
             let node = node(&shared)?;
             let transaction_id = request::path_transaction(&id)?;
-            reach_position(node, &headers).await?;
-            let sequences = ask(|reply| node.partition.query_transaction(transaction_id, reply)).await?;
-            let last = sequences.last().copied().unwrap_or_default();
-            let partition = node.partition.clone();
-            let found =
-                tokio::task::spawn_blocking(move || partition.read_transaction(transaction_id, &sequences))
-                    .await
-                    .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?
-                    .map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
-            let Some(found) = found else {
-                let detail = format!("transaction {transaction_id} does not exist");
-                return Err(Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id));
-            };
-            let names = names(node, response::accounts_of(&found)).await?;
+            query::reach_position(node, &headers).await?;
+            let (found, names, last) = query::transaction(node, transaction_id).await?;
             let partition = node.partition.number();
             let body = response::transaction(partition, &found, &names);
             Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, last))
@@ -554,8 +463,8 @@ async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Respo
             if !parameters(query, &["at_sequence"])?.is_empty() {
                 return Err(past_is_next());
             }
-            reach_position(node, &headers).await?;
-            let view: StateView = ask(|reply| node.partition.query_state(reply)).await?;
+            query::reach_position(node, &headers).await?;
+            let view = query::state(node).await?;
             let totals = view.totals.iter().map(|total| {
                 json!({
                     "currency": total.currency.code(),

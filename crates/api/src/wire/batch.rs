@@ -98,19 +98,20 @@ impl<'message> Transfers<'message> {
 }
 
 #[derive(Clone, Copy)]
-enum Party<'message> {
+pub(crate) enum Party<'message> {
     Account(&'message [u8]),
     Handle(u64),
 }
 
+/// What a `Transfer` says, not checked yet.
 #[derive(Default)]
-struct TransferFields<'message> {
-    transaction_id: &'message [u8],
-    from: Option<Party<'message>>,
-    to: Option<Party<'message>>,
-    amount: u64,
-    currency: &'message [u8],
-    metadata: Vec<(&'message str, &'message str)>,
+pub(crate) struct TransferFields<'message> {
+    pub(crate) transaction_id: &'message [u8],
+    pub(crate) from: Option<Party<'message>>,
+    pub(crate) to: Option<Party<'message>>,
+    pub(crate) amount: u64,
+    pub(crate) currency: &'message [u8],
+    pub(crate) metadata: Vec<(&'message str, &'message str)>,
 }
 
 fn read_transfer(message: &[u8]) -> Result<TransferFields<'_>, Malformed> {
@@ -146,22 +147,17 @@ fn read_pair(message: &[u8]) -> Result<(&str, &str), Malformed> {
 }
 
 /// The checks of `request`, in the same order.
-fn check(fields: TransferFields<'_>) -> Result<Transfer, Problem> {
-    let Ok(transaction_id) = <[u8; 16]>::try_from(fields.transaction_id) else {
-        return Err(bad_transaction_id(fields.transaction_id));
-    };
-    let transaction_id = TransactionId::from_bytes(transaction_id);
+pub(crate) fn check(fields: TransferFields<'_>) -> Result<Transfer, Problem> {
+    let transaction_id = check_transaction_id("transaction_id", fields.transaction_id)?;
     let check = || {
         let from = account("from", fields.from)?;
         let to = account("to", fields.to)?;
-        let currency = std::str::from_utf8(fields.currency).ok().and_then(Currency::parse);
-        let currency = currency.ok_or_else(|| bad_currency(fields.currency))?;
-        let amount = Amount::from_minor_units(fields.amount).ok_or_else(|| bad_amount(fields.amount))?;
+        let currency = check_currency(fields.currency)?;
+        let amount = check_amount(fields.amount)?;
         if from == to {
             return Err(Problem::new(Code::SameAccount, "payer and payee are the same account"));
         }
-        let metadata = Metadata::new(fields.metadata.iter().copied())
-            .map_err(|error| Problem::new(Code::InvalidRequest, format!("metadata {error}")))?;
+        let metadata = check_metadata(fields.metadata.iter().copied())?;
         Ok(Transfer { transaction_id, kind: TransferKind::Transfer, from, to, amount, currency, metadata })
     };
     check().map_err(|problem: Problem| problem.with_transaction(transaction_id))
@@ -181,10 +177,28 @@ fn account(side: &str, party: Option<Party<'_>>) -> Result<AccountRef, Problem> 
     }
 }
 
-#[cold]
-fn bad_transaction_id(bytes: &[u8]) -> Problem {
-    let detail = format!("transaction_id must have 16 bytes, it has {}", bytes.len());
-    Problem::new(Code::InvalidTransactionId, detail)
+pub(crate) fn check_transaction_id(field: &str, bytes: &[u8]) -> Result<TransactionId, Problem> {
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(bytes) => Ok(TransactionId::from_bytes(bytes)),
+        Err(_) => {
+            let detail = format!("{field} must have 16 bytes, it has {}", bytes.len());
+            Err(Problem::new(Code::InvalidTransactionId, detail))
+        }
+    }
+}
+
+pub(crate) fn check_currency(code: &[u8]) -> Result<Currency, Problem> {
+    std::str::from_utf8(code).ok().and_then(Currency::parse).ok_or_else(|| bad_currency(code))
+}
+
+pub(crate) fn check_amount(minor_units: u64) -> Result<Amount, Problem> {
+    Amount::from_minor_units(minor_units).ok_or_else(|| bad_amount(minor_units))
+}
+
+pub(crate) fn check_metadata<'text>(
+    pairs: impl IntoIterator<Item = (&'text str, &'text str)>,
+) -> Result<Metadata, Problem> {
+    Metadata::new(pairs).map_err(|error| Problem::new(Code::InvalidRequest, format!("metadata {error}")))
 }
 
 #[cold]

@@ -99,7 +99,8 @@ impl Wallet {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
+                let free = SocketAddr::from(([127, 0, 0, 1], 0));
+                let config = Config { listen: free, grpc_listen: free, ..config };
                 let server = Server::bind(config).await.expect("it listens");
                 server.ready_handle().ready(serving, history);
                 listening.send(server.local_address().expect("an address")).expect("the test waits");

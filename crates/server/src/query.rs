@@ -1,0 +1,203 @@
+//! Commands and queries as both protocols know them: asked of the partition and the views, answered in the domain's own types.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::response::{self, Position};
+use api::{Code, Problem, problem::Subject};
+use axum::http::HeaderMap;
+use ledger::{
+    AccountNumber, AccountRef, Command, Event, Record, Sequence, Timestamp, Transaction, TransactionId,
+};
+use shards::partition::{AccountView, CommandAnswer, NotAccepted, StateView};
+use tokio::sync::oneshot;
+use views::{HistoryPage, HistoryQuery};
+
+use crate::Node;
+
+/// How many entries of a history are answered unless the client asks for another number.
+pub(crate) const HISTORY_LIMIT: usize = 50;
+/// The most that a client may ask for.
+pub(crate) const HISTORY_LIMIT_MAX: usize = 1000;
+/// How long a query waits for the read side to reach the client's position.
+const POSITION_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Names of accounts, as far as an answer needs them.
+pub(crate) type AccountNames = HashMap<AccountNumber, String>;
+
+/// Hands something to the partition and waits for the answer.
+pub(crate) async fn ask<Reply: Send + 'static>(
+    submit: impl FnOnce(Box<dyn FnOnce(Reply) + Send>) -> Result<(), NotAccepted>,
+) -> Result<Reply, Problem> {
+    let (sender, reply) = oneshot::channel();
+    // The client may have gone away when the answer comes.
+    submit(Box::new(move |answer| drop(sender.send(answer)))).map_err(not_accepted)?;
+    reply.await.map_err(|_| not_accepted(NotAccepted::Stopping))
+}
+
+pub(crate) fn not_accepted(refused: NotAccepted) -> Problem {
+    match refused {
+        NotAccepted::Overloaded => {
+            Problem::new(Code::Overloaded, "the queue is full; repeat with the same id")
+        }
+        NotAccepted::Stopping => {
+            Problem::new(Code::Unavailable, "the server is stopping; repeat with the same id")
+        }
+    }
+}
+
+/// What became of a command.
+pub(crate) enum Outcome {
+    /// An account was opened, or was open with the same metadata.
+    Account { view: AccountView, existed: bool },
+    /// These events happened.
+    Executed { records: Vec<Record>, replayed: bool },
+    /// Nothing moved. A refusal that is recorded has a position.
+    Refused { problem: Problem, sequence: Option<Sequence>, timestamp: Timestamp, replayed: bool },
+}
+
+/// Executes any command but a plain transfer.
+pub(crate) async fn execute(node: &Node, command: Command) -> Result<Outcome, Problem> {
+    let transaction_id = command.transaction_id();
+    let asked = command.clone();
+    let answer = ask(|reply| node.partition.submit_command(command, reply)).await;
+    let answer = answer.map_err(|problem| Problem { transaction_id, ..problem })?;
+    let worded =
+        |refusal: &ledger::Refusal| Problem::refused(refusal, &Subject::of_command(&asked, refusal.leg));
+    match answer {
+        CommandAnswer::Rejected(refusal) => Ok(Outcome::Refused {
+            problem: worded(&refusal),
+            sequence: None,
+            timestamp: Timestamp::default(),
+            replayed: false,
+        }),
+        CommandAnswer::AlreadyOpen(view) => Ok(Outcome::Account { view, existed: true }),
+        CommandAnswer::Executed { records, replayed } => match records.last() {
+            Some(Record { event: Event::Refused { refusal, .. }, sequence, timestamp }) => {
+                let (sequence, timestamp) = (Some(*sequence), *timestamp);
+                Ok(Outcome::Refused { problem: worded(refusal), sequence, timestamp, replayed })
+            }
+            Some(Record { event: Event::AccountOpened { account, .. }, .. }) => {
+                let view = account_view(node, AccountRef::Number(*account)).await?;
+                Ok(Outcome::Account { view, existed: false })
+            }
+            _ => Ok(Outcome::Executed { records, replayed }),
+        },
+    }
+}
+
+/// Waits until the read side has seen what the client has seen.
+pub(crate) async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(header) = headers.get(api::grpc::POSITION_KEY) else { return Ok(()) };
+    let position =
+        header.to_str().ok().and_then(|text| text.split_once(':')).and_then(|(partition, sequence)| {
+            Some((partition.parse::<u32>().ok()?, sequence.parse::<u64>().ok()?))
+        });
+    let Some((_, sequence)) = position.filter(|(partition, _)| *partition == node.partition.number()) else {
+        let detail = format!("the header X-Wallet-Position must be partition:sequence, it is {header:?}");
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    };
+    if node.history.position() >= Sequence(sequence) {
+        return Ok(());
+    }
+    let history = Arc::clone(&node.history);
+    let reached =
+        tokio::task::spawn_blocking(move || history.wait_for(Sequence(sequence), POSITION_PATIENCE)).await;
+    if reached.unwrap_or(false) {
+        return Ok(());
+    }
+    let detail = format!("the read side has not reached {sequence} within a second");
+    Err(Problem::new(Code::Unavailable, detail))
+}
+
+/// An account as it stands.
+pub(crate) async fn account_view(node: &Node, account: AccountRef) -> Result<AccountView, Problem> {
+    let asked = account.clone();
+    ask(|reply| node.partition.query_account(account, reply)).await?.ok_or_else(|| {
+        let name = match asked {
+            AccountRef::Named(name) => name.as_str().to_owned(),
+            AccountRef::Number(number) => number.0.to_string(),
+        };
+        Problem::new(Code::AccountNotFound, format!("account_id {name:?} does not exist"))
+    })
+}
+
+/// An account as the contract shows it.
+pub(crate) fn account(partition: u32, view: &AccountView) -> response::Account<'_> {
+    response::Account {
+        account_id: view.account_id.as_str(),
+        number: view.number,
+        opened_at: view.opened_at,
+        metadata: &view.metadata,
+        closed: view.closed,
+        balances: &view.balances,
+        position: Position { partition, sequence: view.sequence, timestamp: view.timestamp },
+    }
+}
+
+/// Reads the `next_cursor` of an earlier answer.
+pub(crate) fn cursor(text: &str) -> Result<Sequence, Problem> {
+    text.parse().map(Sequence).map_err(|_| {
+        let detail = format!("cursor must be the next_cursor of an earlier answer, it is {text:?}");
+        Problem::new(Code::InvalidRequest, detail)
+    })
+}
+
+/// A page of an account's history, with the names of the other accounts in it.
+pub(crate) async fn history(
+    node: &Node,
+    account: AccountRef,
+    query: HistoryQuery,
+) -> Result<(HistoryPage, AccountNames), Problem> {
+    let number = account_view(node, account).await?.number;
+    let history = Arc::clone(&node.history);
+    let page = blocking(move || history.history(number, &query)).await?;
+    let accounts = page.entries.iter().filter_map(|entry| entry.change.counterparty).collect();
+    let names = names(node, accounts).await?;
+    Ok((page, names))
+}
+
+/// What became of a transaction, the names of its accounts, and the position of its last event.
+pub(crate) async fn transaction(
+    node: &Node,
+    transaction_id: TransactionId,
+) -> Result<(Transaction, AccountNames, Sequence), Problem> {
+    let sequences = ask(|reply| node.partition.query_transaction(transaction_id, reply)).await?;
+    let last = sequences.last().copied().unwrap_or_default();
+    let partition = node.partition.clone();
+    let found = blocking(move || partition.read_transaction(transaction_id, &sequences)).await?;
+    let Some(found) = found else {
+        let detail = format!("transaction_id {transaction_id} does not exist");
+        return Err(Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id));
+    };
+    let names = names(node, response::accounts_of(&found)).await?;
+    Ok((found, names, last))
+}
+
+/// The whole state, summed up.
+pub(crate) async fn state(node: &Node) -> Result<StateView, Problem> {
+    ask(|reply| node.partition.query_state(reply)).await
+}
+
+async fn names(node: &Node, accounts: Vec<AccountNumber>) -> Result<AccountNames, Problem> {
+    let asked = accounts.clone();
+    let names = ask(|reply| node.partition.query_names(asked, reply)).await?;
+    let known = accounts
+        .into_iter()
+        .zip(names)
+        .filter_map(|(account, name)| Some((account, name?.as_str().to_owned())));
+    Ok(known.collect())
+}
+
+/// Reads from the disk on a thread that may wait for it.
+async fn blocking<Found: Send + 'static, Error: std::fmt::Display + Send + 'static>(
+    read: impl FnOnce() -> Result<Found, Error> + Send + 'static,
+) -> Result<Found, Problem> {
+    let unavailable = |why: String| {
+        tracing::error!(%why, "a query failed");
+        Problem::new(Code::Unavailable, why)
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))
+}
