@@ -6,8 +6,10 @@
 mod accounts;
 mod arguments;
 mod engine;
+mod grpc;
 mod http;
 mod load;
+mod message;
 mod proof;
 mod random;
 mod report;
@@ -31,6 +33,7 @@ use report::Report;
 /// Where the wallet is.
 struct Target {
     http: SocketAddr,
+    grpc: SocketAddr,
     timeout: Duration,
 }
 
@@ -38,7 +41,8 @@ struct Target {
 pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let settings = Settings::load(&arguments.settings.0)?;
     let target = Target {
-        http: resolve(settings.text("server"))?,
+        http: resolve("server", settings.text("server"))?,
+        grpc: resolve("grpc-server", settings.text("grpc-server"))?,
         timeout: Duration::from_millis(settings.number("timeout")),
     };
     let plan = Plan::new(arguments)?;
@@ -46,6 +50,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let before = proof::take_stock(&target)?;
     let mut load = Load::new(&plan);
     match plan.transport {
+        Transport::GrpcStream => load = grpc::run(&target, &plan, &accounts, load)?,
         Transport::Http => http::run(&target, &plan, &mut load, http::Shape::Single)?,
         Transport::HttpBatch => http::run(&target, &plan, &mut load, http::Shape::Batch)?,
     }
@@ -56,12 +61,12 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     proof.verdict()
 }
 
-fn resolve(url: &str) -> Result<SocketAddr, Failure> {
+fn resolve(setting: &str, url: &str) -> Result<SocketAddr, Failure> {
     let authority = url.trim_start_matches("http://").trim_end_matches('/');
     let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
     let addresses =
-        with_port.to_socket_addrs().with_context(|| format!("--server {url}")).or_exit(Exit::Usage)?;
-    addresses.into_iter().next().ok_or_else(|| Failure::usage(format!("--server {url}: no address")))
+        with_port.to_socket_addrs().with_context(|| format!("--{setting} {url}")).or_exit(Exit::Usage)?;
+    addresses.into_iter().next().ok_or_else(|| Failure::usage(format!("--{setting} {url}: no address")))
 }
 
 /// Milliseconds since 1970, for ids that sort by time.

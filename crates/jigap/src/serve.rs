@@ -59,11 +59,12 @@ impl Node {
 async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<Node>, Failure> {
     let mut signals = Signals::new()?;
     let config = config(settings)?;
-    let listen = config.listen;
-    let server = Server::bind(config)
-        .await
-        .with_context(|| format!("cannot listen on {listen}; is another process there?"))?;
+    let (listen, grpc_listen) = (config.listen, config.grpc_listen);
+    let server = Server::bind(config).await.with_context(|| {
+        format!("cannot listen on {listen} (HTTP) and {grpc_listen} (gRPC); is another process there?")
+    })?;
     let http = server.local_address().context("cannot tell the address")?;
+    let grpc = server.grpc_local_address().context("cannot tell the address")?;
     let recovering = recover(settings, directory, server.ready_handle());
 
     let (stop, stopped) = oneshot::channel::<()>();
@@ -80,8 +81,8 @@ async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<
         }
         node = recovering => node?,
     };
-    welcome::print(http, directory.path())?;
-    tracing::info!(%http, process = std::process::id(), "serving");
+    welcome::print(http, grpc, directory.path())?;
+    tracing::info!(%http, %grpc, process = std::process::id(), "serving");
 
     tokio::select! {
         () = &mut serving => return Err(anyhow!("the server ended by itself").into()),
@@ -98,6 +99,7 @@ async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<
 fn config(settings: &Settings) -> Result<Config, Failure> {
     Ok(Config {
         listen: address(settings, "listen")?,
+        grpc_listen: address(settings, "grpc-listen")?,
         request_timeout: Duration::from_millis(settings.number("request-timeout")),
         drain_timeout: Duration::from_millis(settings.number("drain-timeout")),
         connections_max: usize::try_from(settings.number("connections-max"))

@@ -9,6 +9,8 @@ use crate::cli::{ClientSettings, OutputArguments};
 /// How transfers travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Transport {
+    /// gRPC, batches on a bidirectional stream
+    GrpcStream,
     /// HTTP, one transfer a request
     Http,
     /// HTTP, a batch a request
@@ -18,6 +20,7 @@ pub(crate) enum Transport {
 impl Transport {
     pub(super) fn name(self) -> &'static str {
         match self {
+            Transport::GrpcStream => "grpc-stream",
             Transport::Http => "http",
             Transport::HttpBatch => "http-batch",
         }
@@ -102,7 +105,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArguments {
     /// How transfers travel
-    #[arg(long, value_enum, default_value = "http")]
+    #[arg(long, value_enum, default_value = "grpc-stream")]
     pub(crate) transport: Transport,
     /// Transfers in a batch [default: 8190 for grpc-stream, 1000 for http-batch]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=8190))]

@@ -36,6 +36,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(arguments: &BenchArguments) -> Result<Plan, Failure> {
         let (batch, connections) = match arguments.transport {
+            Transport::GrpcStream => (8190, 1),
             Transport::Http => (1, 256),
             Transport::HttpBatch => (1000, 4),
         };

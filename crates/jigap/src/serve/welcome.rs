@@ -9,8 +9,9 @@ use uuid::Uuid;
 use crate::output::print_line;
 
 /// Prints it.
-pub(super) fn print(http: SocketAddr, directory: &Path) -> io::Result<()> {
+pub(super) fn print(http: SocketAddr, grpc: SocketAddr, directory: &Path) -> io::Result<()> {
     let base = format!("http://{}", reachable(http));
+    let grpc = format!("http://{}", reachable(grpc));
     let post = |path: &str, body: &str| {
         format!("curl -s {base}/v1/wallet/{path} -H 'content-type: application/json' -d '{body}'")
     };
@@ -31,7 +32,7 @@ pub(super) fn print(http: SocketAddr, directory: &Path) -> io::Result<()> {
         ),
     );
     print_line(&format!(
-        "jigap serves {}\n  HTTP  {base}\n\nTry it:\n{}; {}\n{deposit}\n{transfer}\n",
+        "jigap serves {}\n  HTTP  {base}\n  gRPC  {grpc}\n\nTry it:\n{}; {}\n{deposit}\n{transfer}\n",
         directory.display(),
         open("alice"),
         open("bob"),

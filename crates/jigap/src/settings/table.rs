@@ -179,6 +179,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         doc: "The HTTP address of the wallet that client commands ask",
     },
     Setting {
+        name: "grpc-server",
+        value_name: "URL",
+        unit: "",
+        default: "http://127.0.0.1:8081",
+        kind: Kind::Url,
+        scope: Scope::Client,
+        doc: "The gRPC address of the wallet that `bench` loads",
+    },
+    Setting {
         name: "timeout",
         value_name: "TIME",
         unit: "ms",
