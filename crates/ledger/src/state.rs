@@ -323,10 +323,14 @@ impl State {
             }
             Event::HoldConfirmed { hold_id, movement, held_after, released, .. } => {
                 let hold = self.holds.remove(*hold_id).ok_or("no such hold")?;
-                let released = *released as i64;
-                if hold.amount.signed() != movement.amount.signed().wrapping_add(released) {
+                let Movement { from, to, amount, currency, .. } = *movement;
+                if (hold.from, hold.to, hold.currency) != (from, to, currency) {
+                    return Err("the hold is another than the one paid out");
+                }
+                if hold.amount.minor_units().checked_sub(*released) != Some(amount.minor_units()) {
                     return Err("the hold is not what was paid out and released");
                 }
+                let released = *released as i64;
                 self.change(hold.from, hold.currency, released, -hold.amount.signed(), movement.from_after)?;
                 self.expect_held(hold.from, hold.currency, *held_after)?;
                 self.change(movement.to, movement.currency, movement.amount.signed(), 0, movement.to_after)?;
@@ -334,7 +338,10 @@ impl State {
             Event::HoldReleased {
                 hold_id, account, amount, currency, available_after, held_after, ..
             } => {
-                self.holds.remove(*hold_id).ok_or("no such hold")?;
+                let hold = self.holds.remove(*hold_id).ok_or("no such hold")?;
+                if (hold.from, hold.amount, hold.currency) != (*account, *amount, *currency) {
+                    return Err("the hold is another than the one released");
+                }
                 self.change(*account, *currency, amount.signed(), -amount.signed(), *available_after)?;
                 self.expect_held(*account, *currency, *held_after)?;
             }

@@ -1,8 +1,8 @@
 //! When a hold lapses, to the microsecond, and how many lapse at once.
 
-use ledger::EXPIRIES_PER_COMMAND_MAX;
+use ledger::{AccountNumber, Amount, Currency, EXPIRIES_PER_COMMAND_MAX, Event, Movement, Timestamp};
 
-use crate::harness::Harness;
+use crate::harness::{Harness, restored};
 use crate::model::Verdict;
 use crate::request::{EXTERNAL, Kind, Payment, Request};
 
@@ -123,4 +123,45 @@ fn a_partial_confirmation_releases_the_rest() {
     // What was paid out can be reversed, and only that.
     let lines = happens(&mut harness, Request::Reverse { id: 12, original: 11, note: Vec::new() });
     assert_eq!(lines, ["reversed 12 11 carol alice 4 KWD 0 1000000 []"]);
+}
+
+/// An event that settles a hold for someone else, or in another currency, does not follow the state, whoever wrote it.
+#[test]
+fn a_false_settlement_does_not_apply() {
+    let decided = |settle: Request| {
+        let mut harness = with_money();
+        happens(&mut harness, hold(10, "alice", None));
+        let state = restored(&harness.state);
+        happens(&mut harness, settle);
+        let (_, events) = harness.history.pop().unwrap();
+        (state, events.into_iter().next().unwrap())
+    };
+    let refused = |settle: &Request, change: &dyn Fn(&mut Event)| {
+        let (mut state, mut event) = decided(settle.clone());
+        restored(&state).try_apply(Timestamp::from_micros(0), &event).expect("the event as it was decided");
+        change(&mut event);
+        assert!(state.try_apply(Timestamp::from_micros(0), &event).is_err(), "{event:?}");
+    };
+    let confirm = Request::Confirm { id: 11, hold: 10, amount: Some("0.004".into()) };
+    let confirmed = |change: fn(&mut Movement, &mut u64)| {
+        refused(&confirm, &move |event| match event {
+            Event::HoldConfirmed { movement, released, .. } => change(movement, released),
+            other => panic!("{other:?}"),
+        });
+    };
+    confirmed(|movement, _| movement.from = AccountNumber(2));
+    confirmed(|movement, _| movement.to = AccountNumber(2));
+    confirmed(|movement, _| movement.currency = Currency::parse("USD").unwrap());
+    confirmed(|movement, _| movement.amount = Amount::from_minor_units(5).unwrap());
+    confirmed(|_, released| *released = 7);
+    confirmed(|_, released| *released = u64::MAX);
+    let released = |change: fn(&mut AccountNumber, &mut Amount, &mut Currency)| {
+        refused(&Request::Cancel { id: 11, hold: 10 }, &move |event| match event {
+            Event::HoldReleased { account, amount, currency, .. } => change(account, amount, currency),
+            other => panic!("{other:?}"),
+        });
+    };
+    released(|account, _, _| *account = AccountNumber(2));
+    released(|_, amount, _| *amount = Amount::from_minor_units(5).unwrap());
+    released(|_, _, currency| *currency = Currency::parse("USD").unwrap());
 }

@@ -31,20 +31,20 @@ impl Random {
     }
 }
 
-/// Runs `body` once for every case. `JIGAP_SEED` runs one case alone; `JIGAP_CASES` multiplies how many there are.
+/// Runs `body` once for every case. `TEST_SEED` runs one case alone; `TEST_CASES` multiplies how many there are.
 pub(crate) fn for_each_seed(test: &str, cases: u64, mut body: impl FnMut(u64)) {
     let setting = |name: &str| {
         let text = std::env::var(name).ok()?;
         Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is no number")))
     };
-    if let Some(seed) = setting("JIGAP_SEED") {
+    if let Some(seed) = setting("TEST_SEED") {
         return body(seed);
     }
-    for seed in 0..cases * setting("JIGAP_CASES").unwrap_or(1) {
+    for seed in 0..cases * setting("TEST_CASES").unwrap_or(1) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(seed)));
         if let Err(panic) = outcome {
             eprintln!("seed {seed} failed; repeat it with");
-            eprintln!("    JIGAP_SEED={seed} cargo test -p ledger --test ledger {test}");
+            eprintln!("    TEST_SEED={seed} cargo test -p ledger --test ledger {test}");
             std::panic::resume_unwind(panic);
         }
     }

@@ -421,12 +421,17 @@ fn a_payee_cannot_hold_more_than_fits() {
         "recorded: balance_overflow to 0"
     );
     // What the payee has set aside counts as well, so that giving it up never overflows.
-    let payment = payment(2004, "rich", "bob", 10, "JPY");
-    wallet.happens(Request::Hold { payment, expires_in_seconds: None });
+    let set_aside = payment(2004, "rich", "bob", 10, "JPY");
+    wallet.happens(Request::Hold { payment: set_aside, expires_in_seconds: None });
     assert_eq!(
         wallet.refusal(pay("alice", "rich", 1, "JPY").with_id(2005)),
         "recorded: balance_overflow to 0"
     );
+    // The same between the legs of a group.
+    let legs = [(2011, "rich", "bob"), (2012, "bob", "rich"), (2013, "alice", "rich")];
+    let legs = legs.map(|(id, from, to)| payment(id, from, to, 1, "JPY")).to_vec();
+    let refused = wallet.refusal(Request::Group { id: 2010, legs });
+    assert_eq!(refused, "recorded: balance_overflow to 0 leg 2");
     wallet.happens(Request::Confirm { id: 2006, hold: 2004, amount: Some("1".into()) });
     wallet.happens(pay("alice", "rich", 1, "JPY").with_id(2007));
     // The world outside goes down to exactly -2^63, and every yen can come back.
