@@ -75,8 +75,8 @@ pub(crate) struct Chunked<T> {
 }
 
 impl<T> Chunked<T> {
-    /// 32,768 slots of 64 bytes make a chunk of 2 MiB: one huge page.
-    const CHUNK: usize = 1 << 15;
+    /// 131,072 slots of 64 bytes make a chunk of 8 MiB, large enough to lie on huge pages.
+    const CHUNK: usize = 1 << 17;
 
     fn new() -> Chunked<T> {
         Chunked { chunks: Vec::new(), len: 0 }

@@ -4,4 +4,5 @@
 //! It is the only crate of the workspace that may use `unsafe` for I/O.
 
 pub mod journal;
+pub mod memory;
 pub mod store;

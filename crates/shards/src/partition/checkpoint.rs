@@ -81,10 +81,12 @@ impl CheckpointBuilder {
             changes.push((layout::hold_key(hold_id), change));
         }
         self.build_id_blocks(window, &mut changes);
+        let ids_before = layout::load_position(self.store.as_ref())?.map_or(0, |position| position.ids);
         let position = CheckpointPosition {
             sequence: window.last_sequence,
             timestamp: window.timestamp,
             seed: self.seed,
+            ids: ids_before + window.entries.len() as u64,
         };
         changes.push((layout::position_key(), Change::Put(layout::encode_position(&position))));
         Ok(Run { position: window.last_sequence.0, changes })

@@ -20,7 +20,6 @@ use super::commit::{Committed, Reply};
 use super::id_index::{IdIndex, SealedWindow};
 use super::metrics::Metrics;
 use super::past::{self, PastError};
-use super::window::Window;
 use super::{CommitListener, OnFatal};
 
 /// A frame this large is written without waiting for more.
@@ -121,7 +120,7 @@ impl Engine {
                 if !self.committed.wait_for(self.state.sequence()) {
                     return Err(Halt::JournalLost);
                 }
-                return self.cut_window(true);
+                return self.cut_window();
             }
             self.handle(work)?;
             if self.batch.body.size_bytes() >= FRAME_SIZE_BYTES_ENOUGH {
@@ -394,7 +393,7 @@ impl Engine {
         self.ids.current.timestamp = timestamp;
         if self.ids.current.is_full(self.run_events) {
             // Without its builder the partition is stopping: the next start replays the same tail again.
-            let _ = self.cut_window(false);
+            let _ = self.cut_window();
         }
     }
 
@@ -484,7 +483,7 @@ impl Engine {
         }
         self.committed.reply_after(sequence, replies);
         self.publish_metrics();
-        if self.ids.current.is_full(self.run_events) { self.cut_window(false) } else { Ok(()) }
+        if self.ids.current.is_full(self.run_events) { self.cut_window() } else { Ok(()) }
     }
 
     fn append(&mut self, last: Sequence) -> Result<(), Halt> {
@@ -526,13 +525,11 @@ impl Engine {
     }
 
     /// Hands a full window to the checkpoint's builder. Waits while it is more than a window behind: its lag is bounded.
-    fn cut_window(&mut self, at_end: bool) -> Result<(), Halt> {
+    fn cut_window(&mut self) -> Result<(), Halt> {
         if self.ids.current.is_empty() {
             return Ok(());
         }
-        let events_max = if at_end { 0 } else { self.run_events };
-        let next = Window::new(events_max, self.state.sequence(), self.state.timestamp());
-        let sealed = self.ids.cut(next);
+        let sealed = self.ids.cut(self.run_events);
         self.checkpoints.send(sealed).map_err(|_| Halt::JournalLost)
     }
 

@@ -25,6 +25,14 @@ impl IdFilter {
         IdFilter { generations: vec![Generation::new(FIRST_GENERATION_LINES)] }
     }
 
+    /// A filter whose first generation takes so many ids, in any order: ids that come sorted by their hash would crowd the first
+    /// lines of a smaller one.
+    pub(super) fn with_room_for(ids: u64) -> IdFilter {
+        let entries_per_line = (ENTRIES_PER_LINE * FILL_PERCENT_MAX / 100) as u64;
+        let lines = usize::try_from(ids / entries_per_line + 1).expect("a filter fits into memory");
+        IdFilter { generations: vec![Generation::new(lines.max(FIRST_GENERATION_LINES))] }
+    }
+
     /// False: the id with this hash was never inserted.
     pub(super) fn may_contain(&self, hash: u64) -> bool {
         self.generations.iter().any(|generation| generation.contains(hash))
@@ -156,6 +164,17 @@ mod tests {
     fn hash(number: u64) -> u64 {
         let product = u128::from(number ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
         (product as u64 ^ (product >> 64) as u64).wrapping_mul(0xa076_1d64_78bd_642f)
+    }
+
+    #[test]
+    fn ids_sorted_by_their_hash_fill_a_filter_made_for_them_evenly() {
+        const INSERTED: u64 = 3_000_000;
+        let mut hashes: Vec<u64> = (0..INSERTED).map(hash).collect();
+        hashes.sort_unstable();
+        let mut filter = IdFilter::with_room_for(INSERTED);
+        hashes.iter().for_each(|hash| filter.insert(*hash));
+        assert_eq!(filter.generations.len(), 1);
+        assert!(hashes.iter().all(|hash| filter.may_contain(*hash)));
     }
 
     #[test]

@@ -93,12 +93,26 @@ impl IdIndex {
     }
 
     /// Starts a new window and returns the full one, which stays searchable until it is ingested.
-    pub(super) fn cut(&mut self, next: Window) -> Arc<SealedWindow> {
-        self.sealed.retain(|sealed| !sealed.ingested.load(Ordering::Acquire));
+    pub(super) fn cut(&mut self, events_max: usize) -> Arc<SealedWindow> {
+        let (after, timestamp) = (self.current.last_sequence, self.current.timestamp);
+        let next = match self.take_ingested() {
+            Some(window) => window.reused(after, timestamp),
+            None => Window::new(events_max, after, timestamp),
+        };
         let window = std::mem::replace(&mut self.current, next);
         let sealed = Arc::new(SealedWindow { window, ingested: AtomicBool::new(false) });
         self.sealed.push(Arc::clone(&sealed));
         sealed
+    }
+
+    /// Forgets the windows that the store answers for, and returns one of them.
+    fn take_ingested(&mut self) -> Option<Window> {
+        let (ingested, waiting) =
+            self.sealed.drain(..).partition(|sealed| sealed.ingested.load(Ordering::Acquire));
+        self.sealed = waiting;
+        let mut ingested: Vec<Arc<SealedWindow>> = ingested;
+        // The builder may still hold the last one for a moment.
+        ingested.drain(..).find_map(Arc::into_inner).map(|sealed| sealed.window)
     }
 
     pub(super) fn filter_size_bytes(&self) -> usize {

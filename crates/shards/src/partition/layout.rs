@@ -29,6 +29,8 @@ pub(super) struct CheckpointPosition {
     pub(super) sequence: Sequence,
     pub(super) timestamp: Timestamp,
     pub(super) seed: IdSeed,
+    /// How many uses of ids the index holds.
+    pub(super) ids: u64,
 }
 
 pub(super) fn position_key() -> Vec<u8> {
@@ -40,6 +42,7 @@ pub(super) fn encode_position(position: &CheckpointPosition) -> Vec<u8> {
     bytes.extend_from_slice(&position.sequence.0.to_le_bytes());
     bytes.extend_from_slice(&position.timestamp.as_micros().to_le_bytes());
     bytes.extend_from_slice(&position.seed.0.to_le_bytes());
+    bytes.extend_from_slice(&position.ids.to_le_bytes());
     bytes
 }
 
@@ -245,6 +248,7 @@ pub(super) fn load_position(store: &dyn StateStore) -> Result<Option<CheckpointP
             sequence: Sequence(u64::from_le_bytes(cursor.take()?)),
             timestamp: Timestamp::from_micros(i64::from_le_bytes(cursor.take()?)),
             seed: IdSeed(u64::from_le_bytes(cursor.take()?)),
+            ids: u64::from_le_bytes(cursor.take()?),
         })
     };
     decode(&bytes).map(Some).ok_or_else(|| damaged(&position_key()))
@@ -301,9 +305,12 @@ pub(super) fn for_each_id(
 }
 
 /// Builds the filter anew from the permanent index.
-pub(super) fn load_filter(store: &dyn StateStore, seed: IdSeed) -> Result<IdFilter, StoreError> {
-    let mut filter = IdFilter::new();
-    for_each_id(store, |id, _| filter.insert(seed.hash(id)))?;
+pub(super) fn load_filter(
+    store: &dyn StateStore,
+    position: &CheckpointPosition,
+) -> Result<IdFilter, StoreError> {
+    let mut filter = IdFilter::with_room_for(position.ids);
+    for_each_id(store, |id, _| filter.insert(position.seed.hash(id)))?;
     Ok(filter)
 }
 

@@ -206,7 +206,7 @@ fn load_checkpoint(store: &Arc<dyn StateStore>) -> Result<Loaded, OpenError> {
         return Ok(Loaded { state: State::new(), filter: IdFilter::new(), seed });
     };
     let (state, filter) = thread::scope(|scope| {
-        let filter = scope.spawn(|| layout::load_filter(store.as_ref(), position.seed));
+        let filter = scope.spawn(|| layout::load_filter(store.as_ref(), &position));
         let state = layout::load_state(store.as_ref(), &position);
         (state, filter.join().expect("reading the id index does not panic"))
     });

@@ -63,11 +63,23 @@ impl Window {
         Window {
             last_sequence: after,
             timestamp,
-            entries: Vec::new(),
+            // Reserved at once: growing by halves would move tens of megabytes on the state thread.
+            entries: Vec::with_capacity(events_max + FRAME_ENTRIES_MAX),
             table: vec![0; ((events_max + FRAME_ENTRIES_MAX) * 2).next_power_of_two()],
-            changes: Vec::new(),
+            changes: Vec::with_capacity(2 * events_max + FRAME_ENTRIES_MAX),
             rare: Vec::new(),
         }
+    }
+
+    /// The window emptied, for what follows this event. Its memory is used again: fresh pages would have to be faulted in.
+    pub(super) fn reused(mut self, after: Sequence, timestamp: Timestamp) -> Window {
+        self.last_sequence = after;
+        self.timestamp = timestamp;
+        self.entries.clear();
+        self.table.fill(0);
+        self.changes.clear();
+        self.rare.clear();
+        self
     }
 
     /// The hot path of [`Window::record`].
