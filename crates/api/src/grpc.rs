@@ -144,6 +144,11 @@ pub fn queried_transaction(transaction_id: &[u8]) -> Result<ledger::TransactionI
     check_transaction_id("transaction_id", transaction_id)
 }
 
+/// The currency that a query asks for.
+pub fn queried_currency(code: &str) -> Result<ledger::Currency, Problem> {
+    check_currency(code.as_bytes())
+}
+
 /// A command that was refused.
 pub fn refused(problem: &Problem, position: Position, replayed: bool) -> proto::CommandResult {
     proto::CommandResult {

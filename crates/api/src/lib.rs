@@ -14,6 +14,7 @@
 //! assert_eq!(transfer(Endpoint::Transfer, misspelt).unwrap_err().code.name(), "invalid_request");
 //! ```
 
+pub mod client;
 pub mod grpc;
 mod json;
 pub mod openapi;

@@ -42,7 +42,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: impl
     }
 }
 
-async fn accept(
+/// The next connection; `None` when the operating system refused it.
+pub(crate) async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use views::History;
 
 use batcher::Batcher;
-use metrics::HttpMetrics;
+use metrics::NetworkMetrics;
 
 /// How the server is set up.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ pub(crate) struct Node {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) node: OnceLock<Node>,
-    pub(crate) metrics: HttpMetrics,
+    pub(crate) metrics: NetworkMetrics,
 }
 
 /// A server that listens.
@@ -96,7 +96,7 @@ impl Server {
     pub async fn bind(config: Config) -> std::io::Result<Server> {
         let listener = TcpListener::bind(config.listen).await?;
         let grpc_listener = TcpListener::bind(config.grpc_listen).await?;
-        let shared = Shared { config, node: OnceLock::new(), metrics: HttpMetrics::default() };
+        let shared = Shared { config, node: OnceLock::new(), metrics: NetworkMetrics::default() };
         Ok(Server { listener, grpc_listener, shared: Arc::new(shared) })
     }
 

@@ -10,34 +10,55 @@ use shards::partition::Histogram;
 
 use crate::Node;
 
-/// What the HTTP side counts.
+/// What the network side counts.
 #[derive(Default)]
-pub(crate) struct HttpMetrics {
+pub(crate) struct NetworkMetrics {
     /// By route and status.
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     /// From the whole request read to its answer, in microseconds.
     latency_us: Histogram,
+    /// Unary gRPC calls by method and status.
+    calls: Mutex<BTreeMap<(&'static str, i32), u64>>,
+    /// Batches of gRPC streams.
+    pub(crate) batches: AtomicU64,
+    /// Transfers in those batches.
+    pub(crate) batch_transfers: AtomicU64,
 }
 
-impl HttpMetrics {
+impl NetworkMetrics {
     pub(crate) fn count(&self, route: &'static str, status: u16, micros: u64) {
         *self.requests.lock().unwrap_or_else(PoisonError::into_inner).entry((route, status)).or_default() +=
             1;
         self.latency_us.record(micros);
     }
+
+    pub(crate) fn count_call(&self, method: &'static str, status: i32) {
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner).entry((method, status)).or_default() += 1;
+    }
 }
 
 /// Everything, as text.
-pub(crate) fn exposition(http: &HttpMetrics, node: Option<&Node>) -> String {
+pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> String {
     let mut out = Exposition(String::new());
     out.head("jigap_http_requests_total", "counter", "HTTP requests by route and status.");
-    for ((route, status), count) in http.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for ((route, status), count) in network.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         out.line(&format!("jigap_http_requests_total{{route=\"{route}\",status=\"{status}\"}}"), *count);
     }
-    out.histogram("jigap_http_request_microseconds", "Time from a request to its answer.", &http.latency_us);
+    out.histogram(
+        "jigap_http_request_microseconds",
+        "Time from a request to its answer.",
+        &network.latency_us,
+    );
+    out.head("jigap_grpc_calls_total", "counter", "Unary gRPC calls by method and status number.");
+    for ((method, status), count) in network.calls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        out.line(&format!("jigap_grpc_calls_total{{method=\"{method}\",status=\"{status}\"}}"), *count);
+    }
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    out.single("jigap_grpc_batches_total", "counter", "Batches of gRPC streams.", load(&network.batches));
+    let transfers = load(&network.batch_transfers);
+    out.single("jigap_grpc_batch_transfers_total", "counter", "Transfers in those batches.", transfers);
     let Some(node) = node else { return out.0 };
     let metrics = node.partition.metrics();
-    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
     out.head("jigap_refusals_total", "counter", "Refused commands by code.");
     for code in RefusalCode::ALL {
         let count = load(&metrics.refusals[usize::from(code.number()) - 1]);

@@ -15,6 +15,8 @@ use views::{History, HistoryOptions};
 
 pub(crate) struct Wallet {
     pub(crate) address: SocketAddr,
+    #[allow(dead_code, reason = "for the tests of gRPC")]
+    pub(crate) grpc_address: SocketAddr,
     pub(crate) directory: Arc<tempfile::TempDir>,
     partition: Partition,
     stop: Option<oneshot::Sender<()>>,
@@ -103,13 +105,15 @@ impl Wallet {
                 let config = Config { listen: free, grpc_listen: free, ..config };
                 let server = Server::bind(config).await.expect("it listens");
                 server.ready_handle().ready(serving, history);
-                listening.send(server.local_address().expect("an address")).expect("the test waits");
+                let addresses = (server.local_address(), server.grpc_local_address());
+                listening.send(addresses).expect("the test waits");
                 server.serve(async { drop(stopped.await) }).await;
             });
         });
-        let address = address.recv().expect("it listens");
+        let (address, grpc_address) = address.recv().expect("it listens");
         Wallet {
-            address,
+            address: address.expect("an address"),
+            grpc_address: grpc_address.expect("an address"),
             directory,
             partition,
             stop: Some(stop),
