@@ -1,0 +1,9 @@
+//! The binary from outside, as its users have it: processes, pipes, sockets, signals, files.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
+
+mod bench;
+mod client;
+mod configuration;
+mod harness;
+mod journal;
+mod serve;
