@@ -208,34 +208,35 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_place() {
-        let rows: &[(&str, &[(&str, &str)], &[(&'static str, &str)], &str)] = &[
-            ("\nlissten = \"x\"\n", &[], &[], ":2: unknown setting `lissten`; did you mean `listen`?"),
-            ("listen = [1]\n", &[], &[], ":1: `listen` must be a string, a number or a boolean"),
-            ("listen = \"here\"\n", &[], &[], ":1: `listen` is \"here\", which must be HOST:PORT"),
-            ("listen = \n", &[], &[], ":1: "),
-            (
-                "",
-                &[("JIGAP_LISTN", "x")],
-                &[],
-                "unknown variable `JIGAP_LISTN`; did you mean `JIGAP_LISTEN`?",
-            ),
-            ("", &[("JIGAP_LISTEN", "x")], &[], "JIGAP_LISTEN: `listen` is \"x\", which must be HOST:PORT"),
-            (
-                "",
-                &[],
-                &[("store-cache-size", "64 MB")],
-                "--store-cache-size: `store-cache-size` is \"64 MB\"",
-            ),
-            ("", &[], &[("journal-disk", "tape")], "which must be one of direct, mmap"),
+        let in_file = [
+            ("\nlissten = \"x\"\n", ":2: unknown setting `lissten`; did you mean `listen`?"),
+            ("listen = [1]\n", ":1: `listen` must be a string, a number or a boolean"),
+            ("listen = \"here\"\n", ":1: `listen` is \"here\", which must be HOST:PORT"),
+            ("listen = \n", ":1: "),
         ];
-        for (content, environment, values, expected) in rows {
+        for (content, expected) in in_file {
             let file = file(content);
-            let environment: Vec<_> = environment.iter().map(|(name, value)| variable(name, value)).collect();
-            let error = Settings::resolve(&flags(Some(file.path()), values), &environment)
-                .expect_err("it is a mistake")
-                .to_string();
-            assert!(error.contains(expected), "{error:?} should say {expected:?}");
+            assert_mistake(&flags(Some(file.path()), &[]), &[], expected);
         }
+        let in_environment = [
+            ("JIGAP_LISTN", "unknown variable `JIGAP_LISTN`; did you mean `JIGAP_LISTEN`?"),
+            ("JIGAP_LISTEN", "JIGAP_LISTEN: `listen` is \"x\", which must be HOST:PORT"),
+        ];
+        for (name, expected) in in_environment {
+            assert_mistake(&Flags::default(), &[variable(name, "x")], expected);
+        }
+        let in_flags = [
+            ("store-cache-size", "64 MB", "--store-cache-size: `store-cache-size` is \"64 MB\""),
+            ("journal-disk", "tape", "which must be one of direct, mmap"),
+        ];
+        for (name, value, expected) in in_flags {
+            assert_mistake(&flags(None, &[(name, value)]), &[], expected);
+        }
+    }
+
+    fn assert_mistake(flags: &Flags, environment: &[(String, String)], expected: &str) {
+        let error = Settings::resolve(flags, environment).expect_err("it is a mistake").to_string();
+        assert!(error.contains(expected), "{error:?} should say {expected:?}");
     }
 
     #[test]
