@@ -138,6 +138,8 @@ macro_rules! calls {
 calls! {
     /// Opens an account. Idempotent by its id.
     open_account(OpenAccountRequest) -> OpenAccountResult;
+    /// Opens up to 8,190 accounts, each on its own.
+    open_accounts(OpenAccountsRequest) -> OpenAccountsResult;
     /// Closes an account whose every balance is zero.
     close_account(CloseAccountRequest) -> CommandResult;
     /// Moves money in from the world outside.

@@ -8,7 +8,7 @@ use ledger::{
 };
 
 use crate::proto::{self, transfer};
-use crate::request::{checked_account_id, path_account, path_account_id};
+use crate::request::{TRANSFERS_MAX, checked_account_id, path_account, path_account_id};
 use crate::response::{self, Names, Position};
 use crate::wire::batch::{
     Party, TransferFields, check, check_amount, check_currency, check_metadata, check_transaction_id,
@@ -60,6 +60,16 @@ pub fn outside(kind: TransferKind, message: &proto::OutsideRequest) -> Result<Tr
 pub fn open_account(message: &proto::OpenAccountRequest) -> Result<Command, Problem> {
     let account_id = path_account_id(&message.account_id)?;
     Ok(Command::OpenAccount { account_id, metadata: check_metadata(pairs(&message.metadata))? })
+}
+
+/// Checks how many accounts one request opens.
+pub fn check_open_accounts(message: &proto::OpenAccountsRequest) -> Result<(), Problem> {
+    let count = message.accounts.len();
+    if count > TRANSFERS_MAX {
+        let detail = format!("a request opens at most {TRANSFERS_MAX} accounts, this opens {count}");
+        return Err(Problem::new(Code::RequestTooLarge, detail));
+    }
+    Ok(())
 }
 
 /// Closes an account.

@@ -155,7 +155,7 @@ pub(crate) fn check(fields: TransferFields<'_>) -> Result<Transfer, Problem> {
         let currency = check_currency(fields.currency)?;
         let amount = check_amount(fields.amount)?;
         if from == to {
-            return Err(Problem::new(Code::SameAccount, "payer and payee are the same account"));
+            return Err(same_account());
         }
         let metadata = check_metadata(fields.metadata.iter().copied())?;
         Ok(Transfer { transaction_id, kind: TransferKind::Transfer, from, to, amount, currency, metadata })
@@ -199,6 +199,11 @@ pub(crate) fn check_metadata<'text>(
     pairs: impl IntoIterator<Item = (&'text str, &'text str)>,
 ) -> Result<Metadata, Problem> {
     Metadata::new(pairs).map_err(|error| Problem::new(Code::InvalidRequest, format!("metadata {error}")))
+}
+
+#[cold]
+fn same_account() -> Problem {
+    Problem::new(Code::SameAccount, "payer and payee are the same account")
 }
 
 #[cold]

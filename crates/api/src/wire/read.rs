@@ -20,12 +20,24 @@ pub(super) const fn key(number: u64, wire_type: u64) -> u64 {
 pub(super) struct Fields<'message>(pub(super) &'message [u8]);
 
 impl<'message> Fields<'message> {
+    #[inline(always)]
     pub(super) fn next_key(&mut self) -> Result<Option<u64>, Malformed> {
         if self.0.is_empty() { Ok(None) } else { self.varint().map(Some) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
+        // Nearly every key, size and small number is one byte.
+        match self.0 {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.0 = rest;
+                Ok((*byte).into())
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for (index, &byte) in self.0.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * index);
@@ -37,7 +49,7 @@ impl<'message> Fields<'message> {
         Err(if self.0.len() < 10 { TRUNCATED } else { Malformed("a number is too long") })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn bytes(&mut self) -> Result<&'message [u8], Malformed> {
         let size = usize::try_from(self.varint()?).map_err(|_| TRUNCATED)?;
         let (bytes, rest) = self.0.split_at_checked(size).ok_or(TRUNCATED)?;
