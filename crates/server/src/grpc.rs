@@ -176,6 +176,30 @@ fn malformed(node: &Node, problem: &Problem) -> Response<CommandResult> {
     Response::new(message::refused(problem, nowhere, false))
 }
 
+fn refused_without_trace(problem: Problem) -> Outcome {
+    Outcome::Refused { problem, sequence: None, timestamp: Timestamp::default(), replayed: false }
+}
+
+/// What became of opening an account, and the position that it rests on.
+fn opened_account(node: &Node, outcome: Outcome) -> Result<(proto::OpenAccountResult, Sequence), Problem> {
+    match outcome {
+        Outcome::Account { view, existed } => {
+            let account = message::account(&query::account(node.partition.number(), &view));
+            let account = Some(account);
+            let result = proto::OpenAccountResult { account, existed, ..proto::OpenAccountResult::default() };
+            Ok((result, view.sequence))
+        }
+        Outcome::Refused { problem, sequence, .. } => {
+            let (code, detail) = (problem.code.name().into(), problem.detail);
+            let result = proto::OpenAccountResult { code, detail, ..proto::OpenAccountResult::default() };
+            Ok((result, sequence.unwrap_or_default()))
+        }
+        Outcome::Executed { .. } => {
+            Err(Problem::new(Code::Unavailable, "opening an account was answered with other events"))
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Wallet for WalletService {
     type TransfersStream = ReceiverStream<Result<wire::Message, Status>>;
@@ -193,28 +217,43 @@ impl Wallet for WalletService {
     ) -> Answer<proto::OpenAccountResult> {
         self.observe("OpenAccount", async {
             let node = self.node()?;
-            let partition = node.partition.number();
-            let refused = |problem: Problem| proto::OpenAccountResult {
-                code: problem.code.name().into(),
-                detail: problem.detail,
-                ..proto::OpenAccountResult::default()
+            let opened = match message::open_account(request.get_ref()) {
+                Ok(command) => query::execute(node, command).await?,
+                Err(problem) => refused_without_trace(problem),
             };
-            let command = match message::open_account(request.get_ref()) {
-                Ok(command) => command,
-                Err(problem) => return Ok(Response::new(refused(problem))),
-            };
-            match query::execute(node, command).await? {
-                Outcome::Account { view, existed } => {
-                    let account = Some(message::account(&query::account(partition, &view)));
-                    let result =
-                        proto::OpenAccountResult { account, existed, ..proto::OpenAccountResult::default() };
-                    Ok(at_position(result, partition, view.sequence))
-                }
-                Outcome::Refused { problem, .. } => Ok(Response::new(refused(problem))),
-                Outcome::Executed { .. } => {
-                    Err(Problem::new(Code::Unavailable, "opening an account was answered with other events"))
-                }
+            let (result, sequence) = opened_account(node, opened)?;
+            Ok(at_position(result, node.partition.number(), sequence))
+        })
+        .await
+    }
+
+    async fn open_accounts(
+        &self,
+        request: Request<proto::OpenAccountsRequest>,
+    ) -> Answer<proto::OpenAccountsResult> {
+        self.observe("OpenAccounts", async {
+            let node = self.node()?;
+            message::check_open_accounts(request.get_ref())?;
+            // All are handed over before the first is waited for.
+            let begun = request
+                .get_ref()
+                .accounts
+                .iter()
+                .map(|account| message::open_account(account).map(|command| query::begin(node, command)));
+            let begun: Vec<_> = begun.collect();
+            let mut results = Vec::with_capacity(begun.len());
+            let mut last = Sequence(0);
+            for outcome in begun {
+                let outcome = match outcome {
+                    Ok(outcome) => outcome.await?,
+                    Err(problem) => refused_without_trace(problem),
+                };
+                let (result, sequence) = opened_account(node, outcome)?;
+                last = last.max(sequence);
+                results.push(result);
             }
+            let result = proto::OpenAccountsResult { results };
+            Ok(at_position(result, node.partition.number(), last))
         })
         .await
     }

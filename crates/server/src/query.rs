@@ -59,30 +59,63 @@ pub(crate) enum Outcome {
 
 /// Executes any command but a plain transfer.
 pub(crate) async fn execute(node: &Node, command: Command) -> Result<Outcome, Problem> {
+    begin(node, command).await
+}
+
+/// Hands a command over at once; what is awaited is its outcome. So many commands can share a frame.
+pub(crate) fn begin(
+    node: &Node,
+    command: Command,
+) -> impl Future<Output = Result<Outcome, Problem>> + Send + use<> {
     let transaction_id = command.transaction_id();
     let asked = command.clone();
-    let answer = ask(|reply| node.partition.submit_command(command, reply)).await;
-    let answer = answer.map_err(|problem| Problem { transaction_id, ..problem })?;
+    let (sender, reply) = oneshot::channel();
+    // The client may have gone away when the answer comes.
+    let submitted = node.partition.submit_command(command, move |answer| drop(sender.send(answer)));
+    async move {
+        let answer = match submitted {
+            Ok(()) => reply.await.map_err(|_| not_accepted(NotAccepted::Stopping)),
+            Err(refused) => Err(not_accepted(refused)),
+        };
+        let answer = answer.map_err(|problem| Problem { transaction_id, ..problem })?;
+        Ok(outcome(&asked, answer))
+    }
+}
+
+fn outcome(asked: &Command, answer: CommandAnswer) -> Outcome {
     let worded =
-        |refusal: &ledger::Refusal| Problem::refused(refusal, &Subject::of_command(&asked, refusal.leg));
+        |refusal: &ledger::Refusal| Problem::refused(refusal, &Subject::of_command(asked, refusal.leg));
     match answer {
-        CommandAnswer::Rejected(refusal) => Ok(Outcome::Refused {
+        CommandAnswer::Rejected(refusal) => Outcome::Refused {
             problem: worded(&refusal),
             sequence: None,
             timestamp: Timestamp::default(),
             replayed: false,
-        }),
-        CommandAnswer::AlreadyOpen(view) => Ok(Outcome::Account { view, existed: true }),
+        },
+        CommandAnswer::AlreadyOpen(view) => Outcome::Account { view, existed: true },
         CommandAnswer::Executed { records, replayed } => match records.last() {
             Some(Record { event: Event::Refused { refusal, .. }, sequence, timestamp }) => {
                 let (sequence, timestamp) = (Some(*sequence), *timestamp);
-                Ok(Outcome::Refused { problem: worded(refusal), sequence, timestamp, replayed })
+                Outcome::Refused { problem: worded(refusal), sequence, timestamp, replayed }
             }
-            Some(Record { event: Event::AccountOpened { account, .. }, .. }) => {
-                let view = account_view(node, AccountRef::Number(*account)).await?;
-                Ok(Outcome::Account { view, existed: false })
+            Some(Record {
+                event: Event::AccountOpened { account, account_id, metadata },
+                sequence,
+                timestamp,
+            }) => {
+                let view = AccountView {
+                    account_id: account_id.clone(),
+                    number: *account,
+                    opened_at: *timestamp,
+                    metadata: metadata.clone(),
+                    closed: false,
+                    balances: Vec::new(),
+                    sequence: *sequence,
+                    timestamp: *timestamp,
+                };
+                Outcome::Account { view, existed: false }
             }
-            _ => Ok(Outcome::Executed { records, replayed }),
+            _ => Outcome::Executed { records, replayed },
         },
     }
 }

@@ -12,6 +12,35 @@ use crate::harness::Wallet;
 use crate::{client, given, id_bytes, run, transfer_message};
 
 #[test]
+fn many_accounts_open_together_and_each_stands_alone() {
+    let wallet = Wallet::start();
+    run(async {
+        let client = client(&wallet);
+        let open = |account_id: String| proto::OpenAccountRequest { account_id, ..Default::default() };
+        client.open_account(open("account-7".into())).await.expect("an answer");
+        let mut accounts: Vec<_> = (0..1000).map(|number| open(format!("account-{number}"))).collect();
+        accounts[5] = open("@system".into());
+        let opened = client.open_accounts(proto::OpenAccountsRequest { accounts: accounts.clone() }).await;
+        let opened = opened.expect("an answer").results;
+        assert_eq!(opened.len(), 1000);
+        for (number, result) in opened.iter().enumerate() {
+            let expected = if number == 5 { "invalid_account_id" } else { "" };
+            assert_eq!((result.code.as_str(), result.existed), (expected, number == 7), "{number}");
+        }
+        let handles: std::collections::BTreeSet<u32> =
+            opened.iter().filter_map(|result| Some(result.account.as_ref()?.handle)).collect();
+        assert_eq!(handles.len(), 999);
+        let found = proto::GetAccountRequest { account_id: "account-999".into() };
+        let found = client.get_account(found).await.expect("an answer");
+        assert_eq!(Some(found.handle), opened[999].account.as_ref().map(|account| account.handle));
+
+        accounts.resize(8191, open("one-too-many".into()));
+        let refused = client.open_accounts(proto::OpenAccountsRequest { accounts }).await;
+        assert!(matches!(refused, Err(ClientError::Failed(_))), "{refused:?}");
+    });
+}
+
+#[test]
 fn every_command_and_query_works() {
     let wallet = Wallet::start();
     run(async {
