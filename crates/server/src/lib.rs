@@ -1,6 +1,6 @@
 //! HTTP and gRPC in front of a partition: everything async lives here, and nothing about money is decided here.
 //!
-//! [`Server::bind`] listens at once and answers `/healthz`; [`Server::ready`] hands it the partition once that has recovered;
+//! [`Server::bind`] listens at once and answers `/healthz`; [`Ready::ready`] hands it the partition once that has recovered;
 //! [`Server::serve`] runs until it is told to stop, then drains.
 
 mod answer;
