@@ -1,13 +1,18 @@
 //! Accepting connections, with limits that keep slow and idle clients cheap, and draining them at the end.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -18,7 +23,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: impl Future<Output = ()>) {
     let config = shared.config.clone();
-    let router = routes::router(Arc::clone(&shared));
+    let wallet = Wallet { router: routes::router(Arc::clone(&shared)), shared };
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(config.connections_max));
     let mut stop = std::pin::pin!(stop);
@@ -28,7 +33,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: impl
             () = &mut stop => break,
         };
         let Some((stream, permit)) = accepted else { continue };
-        let connection = graceful.watch(http(stream, router.clone(), config.header_timeout));
+        let connection = graceful.watch(http(stream, wallet.clone(), config.header_timeout));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
@@ -66,12 +71,33 @@ pub(crate) async fn accept(
 
 fn http(
     stream: TcpStream,
-    router: Router,
+    service: Wallet,
     header_timeout: Duration,
-) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
+) -> http1::Connection<TokioIo<TcpStream>, Wallet> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+/// The wallet as HTTP sees it.
+#[derive(Clone)]
+struct Wallet {
+    router: Router,
+    shared: Arc<Shared>,
+}
+
+impl Service<Request<Incoming>> for Wallet {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Some(endpoint) = routes::direct(&request) {
+            let shared = Arc::clone(&self.shared);
+            return Box::pin(async move { Ok(routes::serve_direct(shared, endpoint, request).await) });
+        }
+        Box::pin(tower::Service::call(&mut self.router.clone(), request))
+    }
 }

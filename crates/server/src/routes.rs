@@ -9,11 +9,13 @@ use api::request::{self, Endpoint, FollowUp, Transfers};
 use api::response;
 use api::{Code, openapi};
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::http::{self, HeaderMap, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::{get, post};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use ledger::{AccountNumber, Command, Currency, TransactionId};
 use serde_json::{Value, json};
 use shards::partition::AccountView;
@@ -25,14 +27,21 @@ use crate::{Node, Shared, answer, metrics};
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
 
+/// The routes that are served without the router.
+mod path {
+    pub(super) const BALANCE_TRANSFER: &str = "/v1/wallet/balance_transfer";
+    pub(super) const DEPOSIT: &str = "/v1/wallet/deposit";
+    pub(super) const WITHDRAW: &str = "/v1/wallet/withdraw";
+}
+
 type Answer = Result<Response<Body>, Problem>;
 type App = State<Arc<Shared>>;
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/v1/wallet/balance_transfer", post(balance_transfer))
-        .route("/v1/wallet/deposit", post(deposit))
-        .route("/v1/wallet/withdraw", post(withdraw))
+        .route(path::BALANCE_TRANSFER, post(balance_transfer))
+        .route(path::DEPOSIT, post(deposit))
+        .route(path::WITHDRAW, post(withdraw))
         .route("/v1/wallet/balance_transfers", post(balance_transfers))
         .route("/v1/wallet/accounts", post(open_account))
         .route("/v1/wallet/accounts/{account_id}", get(account))
@@ -60,9 +69,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 
 /// Counts every request, and answers those that take too long.
 async fn observe(State(shared): App, request: Request, next: Next) -> Response<Body> {
-    let started = Instant::now();
     let route = route_name(request.uri().path());
-    let response = match tokio::time::timeout(shared.config.request_timeout, next.run(request)).await {
+    observed(&shared, route, next.run(request)).await
+}
+
+async fn observed(
+    shared: &Shared,
+    route: &'static str,
+    answer: impl Future<Output = Response<Body>>,
+) -> Response<Body> {
+    let started = Instant::now();
+    let response = match tokio::time::timeout(shared.config.request_timeout, answer).await {
         Ok(response) => response,
         Err(_) => answer::problem(&Problem::new(
             Code::Unavailable,
@@ -99,33 +116,44 @@ fn node(shared: &Shared) -> Result<&Node, Problem> {
         .ok_or_else(|| Problem::new(Code::Unavailable, "the server is still recovering its state"))
 }
 
-/// The whole body of a command, with its headers checked.
-async fn body(request: Request) -> Result<(HeaderMap, Bytes), Problem> {
-    let (parts, body) = request.into_parts();
-    let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+/// The whole body of a command, once its headers were checked. What is too large is not read to its end.
+async fn read_body<Content>(headers: &HeaderMap, mut content: Content) -> Result<Bytes, Problem>
+where
+    Content: HttpBody<Data = Bytes> + Unpin,
+    Content::Error: std::fmt::Display,
+{
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = media.map(|media| media.split(';').next().unwrap_or_default().trim());
     if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
         let detail = format!("content-type must be application/json, it is {:?}", media.unwrap_or("missing"));
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let announced =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let too_large = || {
         Problem::new(Code::RequestTooLarge, format!("the body is larger than {BODY_SIZE_BYTES_MAX} bytes"))
     };
-    if announced.is_some_and(|size| size > BODY_SIZE_BYTES_MAX as u64) {
+    if content.size_hint().lower() > BODY_SIZE_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    let bytes = to_bytes(body, BODY_SIZE_BYTES_MAX).await.map_err(|error| {
-        let cut = std::error::Error::source(&error)
-            .is_some_and(|source| source.to_string().contains("length limit"));
-        if cut {
-            too_large()
-        } else {
+    // A small body comes in one piece, which needs no copy.
+    let (mut first, mut joined) = (Bytes::new(), Vec::new());
+    while let Some(frame) = content.frame().await {
+        let frame = frame.map_err(|error| {
             Problem::new(Code::InvalidRequest, format!("the body cannot be read: {error}"))
+        })?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if first.len().max(joined.len()) + piece.len() > BODY_SIZE_BYTES_MAX {
+            return Err(too_large());
         }
-    })?;
-    Ok((parts.headers, bytes))
+        if first.is_empty() {
+            first = piece;
+        } else {
+            if joined.is_empty() {
+                joined.extend_from_slice(&first);
+            }
+            joined.extend_from_slice(&piece);
+        }
+    }
+    Ok(if joined.is_empty() { first } else { joined.into() })
 }
 
 /// The header `Idempotency-Key`, if sent, must name the body's transaction.
@@ -146,24 +174,52 @@ fn respond(answer: Answer) -> Response<Body> {
 
 // Commands.
 
-async fn balance_transfer(state: App, request: Request) -> Response<Body> {
-    respond(transfer(state, Endpoint::Transfer, request).await)
+async fn balance_transfer(State(shared): App, request: Request) -> Response<Body> {
+    respond(transfer(&shared, Endpoint::Transfer, request).await)
 }
 
-async fn deposit(state: App, request: Request) -> Response<Body> {
-    respond(transfer(state, Endpoint::Deposit, request).await)
+async fn deposit(State(shared): App, request: Request) -> Response<Body> {
+    respond(transfer(&shared, Endpoint::Deposit, request).await)
 }
 
-async fn withdraw(state: App, request: Request) -> Response<Body> {
-    respond(transfer(state, Endpoint::Withdraw, request).await)
+async fn withdraw(State(shared): App, request: Request) -> Response<Body> {
+    respond(transfer(&shared, Endpoint::Withdraw, request).await)
 }
 
-async fn transfer(State(shared): App, endpoint: Endpoint, request: Request) -> Answer {
-    let node = node(&shared)?;
-    let (headers, body) = body(request).await?;
+/// The endpoint, and its route, of a request that need not go through the router: single transfers are most of the load.
+pub(crate) fn direct<Content>(request: &http::Request<Content>) -> Option<(Endpoint, &'static str)> {
+    if request.method() != Method::POST {
+        return None;
+    }
+    match request.uri().path() {
+        path::BALANCE_TRANSFER => Some((Endpoint::Transfer, path::BALANCE_TRANSFER)),
+        path::DEPOSIT => Some((Endpoint::Deposit, path::DEPOSIT)),
+        path::WITHDRAW => Some((Endpoint::Withdraw, path::WITHDRAW)),
+        _ => None,
+    }
+}
+
+/// What the router would do with such a request.
+pub(crate) async fn serve_direct(
+    shared: Arc<Shared>,
+    (endpoint, route): (Endpoint, &'static str),
+    request: http::Request<Incoming>,
+) -> Response<Body> {
+    let answer = async { respond(transfer(&shared, endpoint, request).await) };
+    observed(&shared, route, answer).await
+}
+
+async fn transfer<Content>(shared: &Shared, endpoint: Endpoint, request: http::Request<Content>) -> Answer
+where
+    Content: HttpBody<Data = Bytes> + Unpin,
+    Content::Error: std::fmt::Display,
+{
+    let node = node(shared)?;
+    let (parts, content) = request.into_parts();
+    let body = read_body(&parts.headers, content).await?;
     let transfer = request::transfer(endpoint, &body)?;
     let transaction_id = transfer.transaction_id;
-    check_key(&headers, transaction_id)?;
+    check_key(&parts.headers, transaction_id)?;
     let (subject, currency) = (Subject::of_transfer(&transfer), transfer.currency);
     let answer = node.batcher.execute(transfer).await;
     let answer = answer.map_err(|refused| query::not_accepted(refused).with_transaction(transaction_id))?;
@@ -180,9 +236,10 @@ async fn balance_transfers(State(shared): App, request: Request) -> Response<Bod
     respond(
         async {
             let node = node(&shared)?;
-            let (headers, body) = body(request).await?;
+            let (parts, content) = request.into_parts();
+            let (headers, body) = (&parts.headers, read_body(&parts.headers, content).await?);
             match request::transfers(&body)? {
-                Transfers::Atomic(command) => execute(node, &headers, command).await,
+                Transfers::Atomic(command) => execute(node, headers, command).await,
                 Transfers::Independent(transfers) => independent(node, transfers).await,
             }
         }
@@ -262,8 +319,9 @@ async fn command(
     read: impl FnOnce(&[u8]) -> Result<Command, Problem>,
 ) -> Answer {
     let node = node(&shared)?;
-    let (headers, body) = body(request).await?;
-    execute(node, &headers, read(&body)?).await
+    let (parts, content) = request.into_parts();
+    let (headers, body) = (&parts.headers, read_body(&parts.headers, content).await?);
+    execute(node, headers, read(&body)?).await
 }
 
 async fn execute(node: &Node, headers: &HeaderMap, command: Command) -> Answer {
