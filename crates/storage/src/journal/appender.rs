@@ -137,6 +137,8 @@ impl Appender {
         let shared = Arc::new(Shared::new(directory, disk, catalogue, listing.next_spare()));
         let mut workshop = Workshop::new(Arc::clone(&shared), &listing, meta, options.segment_size_bytes)?;
         clear_leftovers(&shared, &listing, &mut workshop)?;
+        // Names that are seen here may not be durable yet: the sync that was to make them so may have failed.
+        shared.sync_directory()?;
         for first_index in survey.without_side_car {
             shared.store_side_car(first_index, options.partition);
         }
@@ -160,6 +162,9 @@ impl Appender {
 
     /// Writes the frames; they are durable when this returns. None is written if any is refused.
     pub fn append(&mut self, drafts: Vec<FrameDraft>) -> Result<Vec<Arc<Frame>>, AppendError> {
+        if let Some(error) = &self.stopped {
+            return Err(error.clone().into());
+        }
         let mut continuation = self.continuation;
         for draft in &drafts {
             continuation.admit(draft)?;

@@ -76,6 +76,8 @@ struct State {
 struct Content {
     seen: Vec<u8>,
     durable: Vec<u8>,
+    /// A write has failed since the last crash, so that the two may differ.
+    differs: bool,
 }
 
 #[derive(Clone)]
@@ -174,8 +176,9 @@ impl FaultyDisk {
         state.unsynced.drain(..).take(survived).for_each(|change| change.apply(&mut names));
         state.names = names.clone();
         state.durable_names = names;
-        for content in &mut state.files {
+        for content in state.files.iter_mut().filter(|content| content.differs) {
             content.seen.clone_from(&content.durable);
+            content.differs = false;
         }
         state.plan.clear();
         state.powered = true;
@@ -196,7 +199,7 @@ impl FaultyDisk {
         }
         state.names.insert(path.to_owned(), file);
         state.durable_names.insert(path.to_owned(), file);
-        state.files[file] = Content { seen: bytes.clone(), durable: bytes };
+        state.files[file] = Content { seen: bytes.clone(), durable: bytes, differs: false };
     }
 
     /// Takes a name away, durably.
@@ -266,6 +269,7 @@ impl State {
             Some(Fault::Crash(tear) | Fault::InputOutput(tear)) => (tear, false),
             Some(Fault::Sync(tear)) => (tear, true),
         };
+        content.differs = true;
         let sectors = bytes.len().div_ceil(SECTOR_SIZE_BYTES);
         let chosen = self.random.below(sectors);
         for sector in 0..sectors {
@@ -318,7 +322,8 @@ impl Disk for FaultyDisk {
         state.begin_atomic()?;
         let size_bytes = usize::try_from(size_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         let file = state.files.len();
-        state.files.push(Content { seen: vec![0xa5; size_bytes], durable: vec![0xa5; size_bytes] });
+        let content = vec![0xa5; size_bytes];
+        state.files.push(Content { seen: content.clone(), durable: content, differs: false });
         state.change_names(NameChange::Create(path.to_owned(), file));
         Ok(Box::new(FaultyFile {
             disk: self.clone(),

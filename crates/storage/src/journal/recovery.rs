@@ -343,17 +343,18 @@ impl Window {
     }
 }
 
-/// Zeroes the torn tail, and writes the last write's frames once more.
+/// Makes what was found durable: zeroes the rest of the last segment, a torn tail included, and writes the last write's frames
+/// once more.
 ///
-/// Frames of the last write may be whole without ever having been acknowledged: in a page cache whose sync failed, or in a
-/// disk's own cache. They count from now on, so they must be durable from now on. The bytes are the same, so that a crash
-/// here changes nothing.
+/// What is read need not be on the disk: it may be in a page cache whose sync failed, or in the disk's own cache. Frames of the
+/// last write that are whole count from now on, though they were never acknowledged; and zeros of a truncation must not turn
+/// into old frames again. The bytes are the same, so that a crash here changes nothing.
 pub(crate) fn settle(file: &dyn DiskFile, path: &Path, survey: &Survey) -> Result<(), JournalError> {
-    if let Some((offset, size_bytes)) = survey.torn_tail {
-        file.zero_durable(offset, size_bytes)
-            .map_err(|source| JournalError::io("zero the torn end of", path, source))?;
-    }
     let active = survey.segments.back().expect("a survey has at least one segment");
+    if active.end_offset < active.size_bytes {
+        file.zero_durable(active.end_offset, active.size_bytes - active.end_offset)
+            .map_err(|source| JournalError::io("zero the unused end of", path, source))?;
+    }
     let Some(last) = active.last else { return Ok(()) };
     let frames_in_write = u64::from(last.frames_before_in_write) + 1;
     let first =
