@@ -20,9 +20,10 @@ use clap::{CommandFactory, Parser};
 use cli::{AccountSubject, CommandLine, JournalSubject, Subject};
 use client::Ask;
 use exit::{Exit, Failure};
+use storage::memory::HugePages;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: HugePages<mimalloc::MiMalloc> = HugePages(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     match run(CommandLine::parse().command) {

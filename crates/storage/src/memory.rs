@@ -1,7 +1,7 @@
 //! Huge pages for large allocations.
 //!
 //! Tables that are read at random miss the address translation cache on nearly every access; with pages of 2 MiB instead of 4 KiB they
-//! practically never do (20 to 40 % more transfers a second), and faulting fresh memory in is cheaper, too.
+//! practically never do, and faulting fresh memory in is cheaper, too.
 
 use std::alloc::{GlobalAlloc, Layout};
 
