@@ -92,21 +92,12 @@ async fn observed(
 
 /// The route of a path, so that ids in paths do not become series of their own.
 fn route_name(path: &str) -> &'static str {
-    let mut best = "other";
-    for route in openapi::ROUTES {
-        let (mut pattern, mut parts) = (route.path.split('/'), path.split('/'));
-        let matches = loop {
-            match (pattern.next(), parts.next()) {
-                (None, None) => break true,
-                (Some(expected), Some(part)) if expected == part || expected.starts_with('{') => {}
-                _ => break false,
-            }
-        };
-        if matches {
-            best = route.path;
-        }
-    }
-    best
+    let matches = |pattern: &str| {
+        let (pattern, parts) = (pattern.split('/'), path.split('/'));
+        pattern.clone().count() == parts.clone().count()
+            && pattern.zip(parts).all(|(expected, part)| expected == part || expected.starts_with('{'))
+    };
+    openapi::ROUTES.iter().find(|route| matches(route.path)).map_or("other", |route| route.path)
 }
 
 fn node(shared: &Shared) -> Result<&Node, Problem> {

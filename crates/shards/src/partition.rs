@@ -108,6 +108,13 @@ struct Inner {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+impl Inner {
+    /// A submission larger than the whole queue still passes when nothing waits before it.
+    fn has_room_for(&self, depth: u64, weight: u64) -> bool {
+        depth == 0 || depth + weight <= self.queue_commands_max
+    }
+}
+
 impl Partition {
     /// Opens the directory, recovers the state from the last checkpoint and the journal's tail, and starts the threads.
     /// `progress` is called now and then with the last sequence recovered so far, and the last one there is.
@@ -187,8 +194,7 @@ impl Partition {
         }
         let weight = work.weight();
         let depth = inner.metrics.queue_depth.fetch_add(weight, Ordering::Relaxed);
-        // A submission larger than the whole queue still passes when nothing waits before it.
-        if depth > 0 && depth + weight > inner.queue_commands_max {
+        if !inner.has_room_for(depth, weight) {
             inner.metrics.queue_depth.fetch_sub(weight, Ordering::Relaxed);
             inner.metrics.overloaded.fetch_add(1, Ordering::Relaxed);
             return Err(NotAccepted::Overloaded);
@@ -199,7 +205,7 @@ impl Partition {
     /// True when so many transfers would be accepted now. Others may come first: a submission can still be refused.
     pub fn has_room_for(&self, transfers: usize) -> bool {
         let depth = self.inner.metrics.queue_depth.load(Ordering::Relaxed);
-        depth == 0 || depth + transfers as u64 <= self.inner.queue_commands_max
+        self.inner.has_room_for(depth, transfers as u64)
     }
 
     /// Reads a transaction back from the journal. Blocks on the disk: not for an async thread.

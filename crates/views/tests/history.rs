@@ -1,6 +1,6 @@
 //! The history over a real journal, against a plain list of everything that happened.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use ledger::codec::BodyWriter;
@@ -125,6 +125,12 @@ impl Ledger {
     }
 }
 
+fn place(directory: &tempfile::TempDir, name: &str) -> PathBuf {
+    let path = directory.path().join(name);
+    std::fs::create_dir_all(&path).expect("a directory");
+    path
+}
+
 fn row(entry: &HistoryEntry) -> (AccountNumber, Sequence, i64, i64, Timestamp) {
     let change = &entry.change;
     let record = &entry.record;
@@ -134,11 +140,7 @@ fn row(entry: &HistoryEntry) -> (AccountNumber, Sequence, i64, i64, Timestamp) {
 #[test]
 fn the_view_equals_a_plain_list_live_reopened_and_rebuilt() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let place = |name: &str| {
-        let path = directory.path().join(name);
-        std::fs::create_dir_all(&path).expect("a directory");
-        path
-    };
+    let place = |name| place(&directory, name);
     let mut ledger = Ledger::open(&place("journal"));
     let history = ledger.history(&place("history"));
     for round in 0..60 {
@@ -162,11 +164,7 @@ fn the_view_equals_a_plain_list_live_reopened_and_rebuilt() {
 #[test]
 fn times_and_currencies_narrow_a_query() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let place = |name: &str| {
-        let path = directory.path().join(name);
-        std::fs::create_dir_all(&path).expect("a directory");
-        path
-    };
+    let place = |name| place(&directory, name);
     let mut ledger = Ledger::open(&place("journal"));
     let history = ledger.history(&place("history"));
     for _ in 0..40 {

@@ -99,6 +99,7 @@ fn operations_endpoints_answer() {
     ] {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
     }
+    assert!(!metrics.contains("jigap_journal_bytes_total 0\n"), "the journal has a frame");
     let document = wallet.get("/openapi.json").ok();
     assert_eq!(document["openapi"], "3.1.0");
     for route in api::openapi::ROUTES {

@@ -38,6 +38,13 @@ pub struct TransferAnswer {
     pub outcome: Result<BalancesAfter, Refusal>,
 }
 
+impl TransferAnswer {
+    /// The answer to a transfer of which nothing is remembered.
+    pub(super) fn unrecorded(timestamp: Timestamp, refusal: Refusal) -> TransferAnswer {
+        TransferAnswer { sequence: Sequence(0), timestamp, replayed: false, outcome: Err(refusal) }
+    }
+}
+
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandAnswer {

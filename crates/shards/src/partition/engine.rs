@@ -252,12 +252,6 @@ impl Engine {
         }
         let outcome = self.state.decide_transfer(transfer);
         let timestamp = self.batch.timestamp;
-        let unrecorded = |refusal| TransferAnswer {
-            sequence: Sequence(0),
-            timestamp,
-            replayed: false,
-            outcome: Err(refusal),
-        };
         let after = match &outcome {
             Ok(movement) => {
                 self.ids.current.record_movement(movement);
@@ -266,7 +260,7 @@ impl Engine {
             Err(refusal) => {
                 self.metrics.count_refusal(refusal.code);
                 if !refusal.is_recorded() {
-                    return Ok(unrecorded(*refusal));
+                    return Ok(TransferAnswer::unrecorded(timestamp, *refusal));
                 }
                 Err(*refusal)
             }
@@ -282,12 +276,7 @@ impl Engine {
     fn repeated_transfer(&mut self, transfer: &Transfer) -> Result<Option<TransferAnswer>, Halt> {
         let command = Command::Transfer(transfer.clone());
         let Some(answer) = self.repeated(&command)? else { return Ok(None) };
-        let refused = |refusal| TransferAnswer {
-            sequence: Sequence(0),
-            timestamp: self.batch.timestamp,
-            replayed: false,
-            outcome: Err(refusal),
-        };
+        let refused = |refusal| TransferAnswer::unrecorded(self.batch.timestamp, refusal);
         Ok(Some(match answer {
             CommandAnswer::Executed { records, replayed } => match records.first() {
                 Some(Record { sequence, timestamp, event }) => {
@@ -337,7 +326,7 @@ impl Engine {
                 let records = self.record(&command, &events);
                 Ok(CommandAnswer::Executed { records, replayed: false })
             }
-            Decision::Rejected(refusal) => Ok(self.rejected(refusal.code, refusal)),
+            Decision::Rejected(refusal) => Ok(self.rejected(refusal)),
             Decision::Unchanged => match &command {
                 Command::OpenAccount { account_id, .. } => {
                     let view = self.account_view(&AccountRef::Named(account_id.clone()));
@@ -348,8 +337,8 @@ impl Engine {
         }
     }
 
-    fn rejected(&self, code: RefusalCode, refusal: Refusal) -> CommandAnswer {
-        self.metrics.count_refusal(code);
+    fn rejected(&self, refusal: Refusal) -> CommandAnswer {
+        self.metrics.count_refusal(refusal.code);
         CommandAnswer::Rejected(refusal)
     }
 
@@ -358,7 +347,7 @@ impl Engine {
         let Some(id) = command.transaction_id() else { return Ok(None) };
         if let Some(past) = self.past(id)? {
             if !past.transaction.command.same_content(command, &self.state) {
-                return Ok(Some(self.rejected(RefusalCode::TransactionIdReused, reused(None))));
+                return Ok(Some(self.rejected(reused(None))));
             }
             self.metrics.replayed.fetch_add(1, Ordering::Relaxed);
             return Ok(Some(CommandAnswer::Executed { records: past.own_records, replayed: true }));
@@ -366,7 +355,7 @@ impl Engine {
         let Command::Group(group) = command else { return Ok(None) };
         for (index, leg) in group.legs.iter().enumerate() {
             if !self.find(leg.transaction_id)?.is_empty() {
-                return Ok(Some(self.rejected(RefusalCode::TransactionIdReused, reused(Some(index as u8)))));
+                return Ok(Some(self.rejected(reused(Some(index as u8)))));
             }
         }
         Ok(None)
@@ -497,6 +486,7 @@ impl Engine {
             timestamp_us: self.batch.timestamp.as_micros(),
             body: buffer,
         };
+        let size_bytes = body.size_bytes() as u64;
         self.metrics.batch_commands.record(body.command_count().into());
         self.metrics.commands.fetch_add(body.command_count().into(), Ordering::Relaxed);
         body.clear();
@@ -511,6 +501,7 @@ impl Engine {
             .append(
                 draft,
                 Box::new(move |frame| {
+                    metrics.journal_bytes.fetch_add(size_bytes, Ordering::Relaxed);
                     metrics.sync_us.record(started.elapsed().as_micros() as u64);
                     metrics.committed_sequence.store(last.0, Ordering::Relaxed);
                     // The read side first: whoever is answered may query at once.
