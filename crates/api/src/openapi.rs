@@ -16,58 +16,96 @@ pub struct Route {
     pub body: Option<&'static str>,
     /// The status of success.
     pub success: u16,
+    /// The schema of a success; `None` for plain text.
+    pub answer: Option<&'static str>,
     /// Names of query parameters.
     pub query: &'static [&'static str],
 }
 
-const fn post(path: &'static str, summary: &'static str, body: &'static str, success: u16) -> Route {
-    Route { method: "post", path, summary, body: Some(body), success, query: &[] }
+const fn post(
+    path: &'static str,
+    summary: &'static str,
+    body: &'static str,
+    success: u16,
+    answer: &'static str,
+) -> Route {
+    Route { method: "post", path, summary, body: Some(body), success, answer: Some(answer), query: &[] }
 }
 
-const fn get(path: &'static str, summary: &'static str, query: &'static [&'static str]) -> Route {
-    Route { method: "get", path, summary, body: None, success: 200, query }
+const fn get(
+    path: &'static str,
+    summary: &'static str,
+    query: &'static [&'static str],
+    answer: Option<&'static str>,
+) -> Route {
+    Route { method: "get", path, summary, body: None, success: 200, answer, query }
 }
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
-    post("/v1/wallet/accounts", "Open an account", "OpenAccount", 201),
+    post("/v1/wallet/accounts", "Open an account", "OpenAccount", 201, "Account"),
     post(
         "/v1/wallet/accounts/{account_id}/close",
         "Close an account whose every balance is zero",
         "FollowUp",
         200,
+        "Success",
     ),
-    post("/v1/wallet/deposit", "Move money in from the world outside", "Outside", 200),
-    post("/v1/wallet/withdraw", "Move money out to the world outside", "Outside", 200),
-    post("/v1/wallet/balance_transfer", "Move money between two accounts", "Transfer", 200),
+    post("/v1/wallet/deposit", "Move money in from the world outside", "Outside", 200, "Transferred"),
+    post("/v1/wallet/withdraw", "Move money out to the world outside", "Outside", 200, "Transferred"),
+    post("/v1/wallet/balance_transfer", "Move money between two accounts", "Transfer", 200, "Transferred"),
     post(
         "/v1/wallet/balance_transfers",
         "Up to 8,190 transfers, each on its own, or up to 64 atomically",
         "Transfers",
         200,
+        "TransferResults",
     ),
-    post("/v1/wallet/holds", "Set money aside for a payee", "Hold", 200),
-    post("/v1/wallet/holds/{transaction_id}/confirm", "Pay a hold out, wholly or partly", "Confirm", 200),
-    post("/v1/wallet/holds/{transaction_id}/cancel", "Release a hold", "FollowUp", 200),
+    post("/v1/wallet/holds", "Set money aside for a payee", "Hold", 200, "Held"),
+    post(
+        "/v1/wallet/holds/{transaction_id}/confirm",
+        "Pay a hold out, wholly or partly",
+        "Confirm",
+        200,
+        "Settled",
+    ),
+    post("/v1/wallet/holds/{transaction_id}/cancel", "Release a hold", "FollowUp", 200, "Settled"),
     post(
         "/v1/wallet/transactions/{transaction_id}/reverse",
         "Move the money of a transaction back, once",
         "Reverse",
         200,
+        "Reversed",
     ),
-    get("/v1/wallet/accounts/{account_id}", "An account with its balances", &["at", "at_sequence"]),
+    get(
+        "/v1/wallet/accounts/{account_id}",
+        "An account with its balances",
+        &["at", "at_sequence"],
+        Some("Account"),
+    ),
     get(
         "/v1/wallet/accounts/{account_id}/history",
         "What changed an account's balances, newest first",
         &["limit", "cursor", "currency", "since", "until"],
+        Some("History"),
     ),
-    get("/v1/wallet/transactions/{transaction_id}", "What became of a transaction", &[]),
-    get("/v1/wallet/state", "Position, totals and digest of the whole state", &["at_sequence"]),
-    get("/v1/wallet/events", "Server-sent events", &["partition", "after", "account"]),
-    get("/healthz", "The process lives", &[]),
-    get("/readyz", "The server can serve", &[]),
-    get("/metrics", "Metrics for Prometheus", &[]),
-    get("/openapi.json", "This document", &[]),
+    get("/v1/wallet/transactions/{transaction_id}", "What became of a transaction", &[], Some("Transaction")),
+    get(
+        "/v1/wallet/state",
+        "Position, totals and digest of the whole state",
+        &["at_sequence"],
+        Some("State"),
+    ),
+    get(
+        "/v1/wallet/events",
+        "Server-sent events (answers 501 not_implemented for now)",
+        &["partition", "after", "account"],
+        None,
+    ),
+    get("/healthz", "The process lives", &[], None),
+    get("/readyz", "The server can serve", &[], None),
+    get("/metrics", "Metrics for Prometheus", &[], None),
+    get("/openapi.json", "This document", &[], Some("Document")),
 ];
 
 /// The whole document.
@@ -97,29 +135,106 @@ fn operation(route: &Route) -> Value {
         .split('{')
         .skip(1)
         .filter_map(|rest| rest.split_once('}'))
-        .map(|(name, _)| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .map(|(name, _)| json!({"name": name, "in": "path", "required": true, "schema": path_schema(name)}))
         .collect();
     parameters.extend(
         route.query.iter().map(
-            |name| json!({"name": name, "in": "query", "required": false, "schema": {"type": "string"}}),
+            |name| json!({"name": name, "in": "query", "required": false, "schema": query_schema(name)}),
         ),
     );
-    let problem = json!({
-        "description": "An error, with a stable code",
-        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-    });
-    let success = json!({ "description": "Success", "content": { "application/json": { "schema": { "type": "object" } } } });
-    let mut operation = json!({
-        "summary": route.summary,
-        "parameters": parameters,
-        "responses": { route.success.to_string(): success, "4XX": problem, "5XX": problem },
-    });
+    parameters.extend(headers(route));
+    let mut responses = Map::new();
+    responses.insert(route.success.to_string(), success(route));
+    if route.success == 201 {
+        responses.insert("200".into(), success(route));
+    }
+    let statuses: std::collections::BTreeSet<u16> = Code::ALL.iter().map(|code| code.status()).collect();
+    for status in statuses {
+        responses.insert(status.to_string(), problem(status));
+    }
+    let mut operation = json!({ "summary": route.summary, "parameters": parameters, "responses": responses });
     if let Some(body) = route.body {
         let schema = json!({ "$ref": format!("#/components/schemas/{body}") });
         operation["requestBody"] =
             json!({ "required": true, "content": { "application/json": { "schema": schema } } });
     }
     operation
+}
+
+fn path_schema(name: &str) -> Value {
+    match name {
+        "transaction_id" => json!({ "type": "string", "format": "uuid" }),
+        _ => json!({ "type": "string", "pattern": "^(@external|[A-Za-z0-9._:-]{1,64})$" }),
+    }
+}
+
+fn query_schema(name: &str) -> Value {
+    match name {
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 50 }),
+        "since" | "until" | "at" => json!({ "type": "string", "format": "date-time" }),
+        "at_sequence" | "after" | "partition" => json!({ "type": "integer", "minimum": 0 }),
+        "currency" => json!({ "type": "string", "pattern": "^[A-Z]{3}$" }),
+        _ => json!({ "type": "string" }),
+    }
+}
+
+/// The headers that a request may carry.
+fn headers(route: &Route) -> Option<Value> {
+    if !route.path.starts_with("/v1/") {
+        return None;
+    }
+    let (name, description, schema) = match route.method {
+        "post" => (
+            "Idempotency-Key",
+            "Must equal the body's transaction_id",
+            json!({ "type": "string", "format": "uuid" }),
+        ),
+        _ => (
+            "X-Wallet-Position",
+            "Of an earlier answer: wait, at most a second, until the read side has reached it",
+            json!({ "type": "string", "pattern": "^[0-9]+:[0-9]+$" }),
+        ),
+    };
+    Some(
+        json!({ "name": name, "in": "header", "required": false, "description": description, "schema": schema }),
+    )
+}
+
+fn success(route: &Route) -> Value {
+    let content = match route.answer {
+        Some("Document") => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Some(name) => {
+            json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{name}") } } })
+        }
+        None => json!({ "text/plain": { "schema": { "type": "string" } } }),
+    };
+    let mut response = json!({ "description": "Success", "content": content });
+    if route.path.starts_with("/v1/") {
+        response["headers"] = json!({
+            "X-Wallet-Position": { "description": "partition:sequence", "schema": { "type": "string" } },
+            "Idempotent-Replayed": { "description": "`true` when this is the first answer again",
+                "schema": { "const": "true" } },
+        });
+    }
+    response
+}
+
+/// All errors of a status.
+fn problem(status: u16) -> Value {
+    let codes: Vec<&str> =
+        Code::ALL.iter().filter(|code| code.status() == status).map(|code| code.name()).collect();
+    let mut response = json!({
+        "description": format!("One of the codes {}", codes.join(", ")),
+        "content": { "application/problem+json": { "schema": { "allOf": [
+            { "$ref": "#/components/schemas/Problem" },
+            { "properties": { "status": { "const": status }, "code": { "enum": codes } } },
+        ] } } },
+    });
+    if status == 503 {
+        response["headers"] =
+            json!({ "Retry-After": { "description": "seconds", "schema": { "type": "integer" } } });
+    }
+    response
 }
 
 fn schemas() -> Value {
@@ -137,7 +252,7 @@ fn schemas() -> Value {
         "transaction_id": id, "metadata": metadata });
     let mut hold = transfer.clone();
     hold["expires_in_seconds"] = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
-    json!({
+    let requests = json!({
         "Transfer": object(&money_fields, transfer),
         "Hold": object(&money_fields, hold),
         "Outside": object(&["account", "amount", "currency", "transaction_id"], json!({ "account": account, "amount": amount,
@@ -152,5 +267,115 @@ fn schemas() -> Value {
             "type": { "type": "string", "format": "uri" }, "title": { "type": "string" }, "status": { "type": "integer" },
             "detail": { "type": "string" }, "code": { "enum": codes }, "retryable": { "type": "boolean" },
             "transaction_id": id, "leg": { "type": "integer" }, "leg_code": { "enum": codes } } },
+    });
+    let mut schemas = requests;
+    if let (Some(schemas), Value::Object(answers)) = (schemas.as_object_mut(), answers()) {
+        schemas.extend(answers);
+    }
+    schemas
+}
+
+/// The schemas of successes. Fields may be added to them.
+fn answers() -> Value {
+    let object = |properties: Value| {
+        let required: Vec<&String> = properties.as_object().into_iter().flat_map(Map::keys).collect();
+        json!({ "type": "object", "required": required, "properties": properties })
+    };
+    let array =
+        |name: &str| json!({ "type": "array", "items": { "$ref": format!("#/components/schemas/{name}") } });
+    let (text, count) = (json!({ "type": "string" }), json!({ "type": "integer", "minimum": 0 }));
+    let money = json!({ "type": "string", "pattern": "^-?[0-9]+([.][0-9]+)?$" });
+    let time = json!({ "type": "string", "format": "date-time" });
+    let (id, maybe_id) = (
+        json!({ "type": "string", "format": "uuid" }),
+        json!({ "type": ["string", "null"], "format": "uuid" }),
+    );
+    let metadata = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    // What every command answers, with its own fields and those that are not always there.
+    let command = |status: &str, own: Value, sometimes: Value| {
+        let mut schema = object(
+            json!({ "status": { "const": status }, "transaction_id": id, "partition": count, "sequence": count, "timestamp": time }),
+        );
+        for (name, value) in own.as_object().into_iter().flatten() {
+            schema["properties"][name] = value.clone();
+            if let Some(required) = schema["required"].as_array_mut() {
+                required.push(json!(name));
+            }
+        }
+        for (name, value) in sometimes.as_object().into_iter().flatten() {
+            schema["properties"][name] = value.clone();
+        }
+        schema
+    };
+    let moved = json!({ "amount": money, "currency": text, "from_balance": money, "to_balance": money });
+    let mut reversed = moved.clone();
+    reversed["reversed_transaction_id"] = id.clone();
+    let mut refused = object(json!({ "status": { "const": "refused" }, "code": text, "detail": text }));
+    refused["properties"]["transaction_id"] = id.clone();
+    let result = json!({ "oneOf": [{ "$ref": "#/components/schemas/Transferred" }, { "$ref": "#/components/schemas/Refused" }] });
+    json!({
+        "Success": command("success", json!({}), json!({})),
+        "Transferred": command("success", json!({ "from_balance": money, "to_balance": money }), json!({ "amount": money, "currency": text })),
+        "Refused": refused,
+        "TransferResults": { "type": "object", "required": ["results"], "properties": {
+            "results": { "type": "array", "items": result }, "status": { "const": "success" }, "transaction_id": id,
+            "partition": count, "sequence": count, "timestamp": time } },
+        "Held": command("held", json!({ "amount": money, "currency": text, "from_balance": money, "expires_at": { "type": ["string", "null"], "format": "date-time" } }), json!({})),
+        "Settled": command("success", json!({ "hold_id": id, "released": money, "currency": text, "from_balance": money }), json!({ "amount": money, "to_balance": money })),
+        "Reversed": command("success", reversed, json!({})),
+        "Balance": object(json!({ "currency": text, "available": money, "held": money, "total": money })),
+        "Account": object(json!({ "account_id": text, "handle": count, "status": { "enum": ["open", "closed"] }, "opened_at": time,
+            "metadata": metadata, "balances": array("Balance"), "partition": count, "sequence": count, "as_of": time })),
+        "HistoryEntry": object(json!({ "transaction_id": maybe_id, "type": text, "counterparty": { "type": ["string", "null"] }, "amount": money,
+            "currency": text, "balance_after": money, "partition": count, "sequence": count, "timestamp": time, "metadata": metadata })),
+        "History": object(json!({ "entries": array("HistoryEntry"), "next_cursor": { "type": ["string", "null"] } })),
+        "Posting": object(json!({ "account_id": text, "currency": text, "amount": money, "balance_after": money })),
+        "Event": { "type": "object", "required": ["type", "partition", "sequence", "timestamp"], "properties": { "type": text, "partition": count,
+            "sequence": count, "timestamp": time, "transaction_id": id, "referenced_transaction_id": id, "code": text, "postings": array("Posting") } },
+        "Transaction": { "type": "object", "required": ["transaction_id", "status", "type", "events"], "properties": { "transaction_id": id,
+            "status": { "enum": ["success", "refused", "held", "confirmed", "cancelled", "expired", "reversed"] }, "code": text, "type": text,
+            "from_account": text, "to_account": text, "amount": money, "currency": text, "metadata": metadata, "events": array("Event") } },
+        "Total": object(json!({ "currency": text, "sum": money, "in_flight": money })),
+        "State": object(json!({ "partition": count, "sequence": count, "accounts": count, "pending_holds": count, "as_of": time,
+            "totals": array("Total"), "digest": text })),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every `$ref` in the document.
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(object) => {
+                if let Some(Value::String(reference)) = object.get("$ref") {
+                    found.push(reference.clone());
+                }
+                object.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_is_to_something() {
+        let document = document();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > ROUTES.len());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("within the document");
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn every_error_code_is_told() {
+        let text = document().to_string();
+        for code in Code::ALL {
+            assert!(text.contains(&format!("\"{}\"", code.name())), "{}", code.name());
+        }
+    }
 }

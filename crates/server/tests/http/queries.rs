@@ -102,6 +102,9 @@ fn operations_endpoints_answer() {
     assert!(!metrics.contains("jigap_journal_bytes_total 0\n"), "the journal has a frame");
     let document = wallet.get("/openapi.json").ok();
     assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().expect("an object").len();
+    let routes = include_str!("../../src/routes.rs").matches(".route(").count();
+    assert_eq!(paths, routes, "every route of the router is described");
     for route in api::openapi::ROUTES {
         assert!(document["paths"][route.path][route.method].is_object(), "{}", route.path);
         let path = route.path.replace("{account_id}", "alice").replace("{transaction_id}", &wallet.id());
