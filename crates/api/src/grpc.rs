@@ -24,7 +24,7 @@ fn pairs(metadata: &HashMap<String, String>) -> impl Iterator<Item = (&str, &str
 
 /// A transfer between two accounts.
 pub fn transfer(message: &proto::Transfer) -> Result<Transfer, Problem> {
-    check(TransferFields {
+    check(&TransferFields {
         transaction_id: &message.transaction_id,
         from: message.from.as_ref().map(|from| match from {
             transfer::From::FromAccount(name) => Party::Account(name.as_bytes()),

@@ -51,9 +51,10 @@ impl Batch {
                     let transfer = fields.bytes()?;
                     batch.count += 1;
                     if batch.count <= TRANSFERS_MAX {
-                        match check(read_transfer(transfer)?) {
-                            Ok(transfer) => batch.transfers.push(transfer),
-                            Err(problem) => batch.malformed.push((batch.count - 1, problem)),
+                        let fields = read_transfer(transfer)?;
+                        match well_formed(&fields) {
+                            Some(transfer) => batch.transfers.push(transfer),
+                            None => batch.malformed.push((batch.count - 1, why_malformed(&fields))),
                         }
                     }
                 }
@@ -90,14 +91,14 @@ impl<'message> Transfers<'message> {
             let transfer = self.fields.bytes().ok()?;
             self.next += 1;
             if self.next == index + 1 {
-                return check(read_transfer(transfer).ok()?).ok();
+                return well_formed(&read_transfer(transfer).ok()?);
             }
         }
         None
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Party<'message> {
     Account(&'message [u8]),
     Handle(u64),
@@ -147,33 +148,70 @@ fn read_pair(message: &[u8]) -> Result<(&str, &str), Malformed> {
 }
 
 /// The checks of `request`, in the same order.
-pub(crate) fn check(fields: TransferFields<'_>) -> Result<Transfer, Problem> {
-    let transaction_id = check_transaction_id("transaction_id", fields.transaction_id)?;
+pub(crate) fn check(fields: &TransferFields<'_>) -> Result<Transfer, Problem> {
+    well_formed(fields).ok_or_else(|| why_malformed(fields))
+}
+
+/// The hot path: whether, not why.
+#[inline(always)]
+fn well_formed(fields: &TransferFields<'_>) -> Option<Transfer> {
+    let transaction_id = TransactionId::from_bytes(fields.transaction_id.try_into().ok()?);
+    let (from, to) = (fields.from?, fields.to?);
+    // Compared as they came: a name that was only just put together is slow to read.
+    if from == to {
+        return None;
+    }
+    let (from, to) = (known_party(from)?, known_party(to)?);
+    let currency = Currency::parse(std::str::from_utf8(fields.currency).ok()?)?;
+    let amount = Amount::from_minor_units(fields.amount)?;
+    let metadata = match fields.metadata.as_slice() {
+        [] => Metadata::default(),
+        pairs => Metadata::new(pairs.iter().copied()).ok()?,
+    };
+    Some(Transfer { transaction_id, kind: TransferKind::Transfer, from, to, amount, currency, metadata })
+}
+
+#[inline(always)]
+fn known_party(party: Party<'_>) -> Option<AccountRef> {
+    match party {
+        Party::Account(bytes) => {
+            AccountId::parse(std::str::from_utf8(bytes).ok()?).ok().map(AccountRef::Named)
+        }
+        Party::Handle(0) => None,
+        Party::Handle(handle) => u32::try_from(handle).ok().map(|handle| AccountNumber(handle).into()),
+    }
+}
+
+/// The first check that fails, in words.
+#[cold]
+fn why_malformed(fields: &TransferFields<'_>) -> Problem {
+    let transaction_id = match check_transaction_id("transaction_id", fields.transaction_id) {
+        Ok(transaction_id) => transaction_id,
+        Err(problem) => return problem,
+    };
     let check = || {
         let from = account("from", fields.from)?;
         let to = account("to", fields.to)?;
-        let currency = check_currency(fields.currency)?;
-        let amount = check_amount(fields.amount)?;
+        check_currency(fields.currency)?;
+        check_amount(fields.amount)?;
         if from == to {
-            return Err(same_account());
+            return Err(Problem::new(Code::SameAccount, "payer and payee are the same account"));
         }
-        let metadata = check_metadata(fields.metadata.iter().copied())?;
-        Ok(Transfer { transaction_id, kind: TransferKind::Transfer, from, to, amount, currency, metadata })
+        check_metadata(fields.metadata.iter().copied())
     };
-    check().map_err(|problem: Problem| problem.with_transaction(transaction_id))
+    match check() {
+        Err(problem) => problem.with_transaction(transaction_id),
+        Ok(_) => unreachable!("the same checks just failed"),
+    }
 }
 
 fn account(side: &str, party: Option<Party<'_>>) -> Result<AccountRef, Problem> {
     match party {
-        Some(Party::Account(bytes)) => {
-            let parsed = std::str::from_utf8(bytes).ok().and_then(|text| AccountId::parse(text).ok());
-            parsed.map(AccountRef::Named).ok_or_else(|| bad_account(side, bytes))
-        }
-        Some(Party::Handle(handle)) => match u32::try_from(handle) {
-            Ok(handle) if handle > 0 => Ok(AccountRef::Number(AccountNumber(handle))),
-            _ => Err(bad_handle(side, handle)),
-        },
         None => Err(Problem::new(Code::InvalidRequest, format!("missing field `{side}_account`"))),
+        Some(party) => known_party(party).ok_or_else(|| match party {
+            Party::Account(bytes) => bad_account(side, bytes),
+            Party::Handle(handle) => bad_handle(side, handle),
+        }),
     }
 }
 
@@ -199,11 +237,6 @@ pub(crate) fn check_metadata<'text>(
     pairs: impl IntoIterator<Item = (&'text str, &'text str)>,
 ) -> Result<Metadata, Problem> {
     Metadata::new(pairs).map_err(|error| Problem::new(Code::InvalidRequest, format!("metadata {error}")))
-}
-
-#[cold]
-fn same_account() -> Problem {
-    Problem::new(Code::SameAccount, "payer and payee are the same account")
 }
 
 #[cold]
