@@ -1,5 +1,7 @@
 //! The bodies of answers.
 
+use std::fmt::Write;
+
 use ledger::{
     AccountNumber, Amount, Balance, Command, Currency, Event, Metadata, Record, Sequence, Timestamp,
     Transaction, TransactionId, format_minor_units,
@@ -22,7 +24,31 @@ pub struct Position {
 
 /// Money as the API shows it: major units with all digits of the currency.
 pub fn money(minor_units: i64, currency: Currency) -> String {
-    format_minor_units(minor_units.into(), currency)
+    let mut text = String::with_capacity(24);
+    push_money(&mut text, minor_units, currency);
+    text
+}
+
+fn push_money(text: &mut String, minor_units: i64, currency: Currency) {
+    let exponent = usize::from(currency.exponent());
+    // The longest 64-bit number has 20 digits; a point and leading zeros may come to them.
+    let mut digits = [b'0'; 48];
+    let (mut at, mut rest) = (digits.len(), minor_units.unsigned_abs());
+    while rest > 0 || digits.len() - at <= exponent {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let (whole, fraction) = digits[at..].split_at(digits.len() - at - exponent);
+    let ascii = |digits| std::str::from_utf8(digits).expect("digits are ASCII");
+    if minor_units < 0 {
+        text.push('-');
+    }
+    text.push_str(ascii(whole));
+    if exponent > 0 {
+        text.push('.');
+        text.push_str(ascii(fraction));
+    }
 }
 
 /// The answer to a transfer, deposit or withdrawal. Every part is digits, letters and hyphens: nothing needs escaping.
@@ -33,15 +59,20 @@ pub fn transferred(
     from_balance: i64,
     to_balance: i64,
 ) -> String {
-    format!(
-        "{{\"status\":\"success\",\"transaction_id\":\"{transaction_id}\",\"partition\":{},\"sequence\":{},\"timestamp\":\"{}\",\
-         \"from_balance\":\"{}\",\"to_balance\":\"{}\"}}",
-        position.partition,
-        position.sequence.0,
-        format_timestamp(position.timestamp),
-        money(from_balance, currency),
-        money(to_balance, currency),
-    )
+    let mut text = String::with_capacity(256);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "{{\"status\":\"success\",\"transaction_id\":\"{transaction_id}\",\"partition\":{},\"sequence\":{},\"timestamp\":\"",
+        position.partition, position.sequence.0
+    );
+    text.push_str(&format_timestamp(position.timestamp));
+    text.push_str("\",\"from_balance\":\"");
+    push_money(&mut text, from_balance, currency);
+    text.push_str("\",\"to_balance\":\"");
+    push_money(&mut text, to_balance, currency);
+    text.push_str("\"}");
+    text
 }
 
 /// A refused element of a batch.
@@ -361,4 +392,20 @@ pub fn event(partition: u32, record: &Record, names: &impl Names) -> Value {
         body.insert("postings".into(), json!(postings));
     }
     Value::Object(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_written_as_the_ledger_writes_it() {
+        for code in ["USD", "JPY", "KWD", "CLF"] {
+            let currency = Currency::parse(code).expect("a currency");
+            for minor_units in [0, 1, 9, 10, 99, 100, 1250, 10_000, -1, -10_001, i64::MAX, i64::MIN] {
+                let expected = format_minor_units(minor_units.into(), currency);
+                assert_eq!(money(minor_units, currency), expected, "{minor_units} {code}");
+            }
+        }
+    }
 }

@@ -4,20 +4,32 @@ use ledger::Timestamp;
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-/// A point in time such as `2026-01-02T03:04:05.678901Z`.
+/// A point in time such as `2026-01-02T03:04:05.678901Z`. Every answer has one: the digits are put down by hand.
 pub fn format_timestamp(timestamp: Timestamp) -> String {
     let micros = timestamp.as_micros();
-    let days = micros.div_euclid(MICROS_PER_DAY);
+    let (year, month, day) = civil_from_days(micros.div_euclid(MICROS_PER_DAY));
     let of_day = micros.rem_euclid(MICROS_PER_DAY);
-    let (year, month, day) = civil_from_days(days);
     let seconds = of_day / 1_000_000;
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        of_day % 1_000_000
-    )
+    if !(0..=9999).contains(&year) {
+        return format!("{year:+05}-{month:02}-{day:02}T00:00:00.000000Z");
+    }
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let fields = [
+        (0, 4, year),
+        (5, 2, month),
+        (8, 2, day),
+        (11, 2, seconds / 3600),
+        (14, 2, seconds / 60 % 60),
+        (17, 2, seconds % 60),
+        (20, 6, of_day % 1_000_000),
+    ];
+    for (start, digits, mut value) in fields {
+        for at in (start..start + digits).rev() {
+            text[at] = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    }
+    String::from_utf8(text.to_vec()).expect("digits and punctuation are ASCII")
 }
 
 fn civil_from_days(days: i64) -> (i64, i64, i64) {

@@ -78,6 +78,8 @@ fn http(
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(64 << 10)
+        // An answer is small: to copy its body behind its head is cheaper than to write in two pieces.
+        .writev(false)
         .serve_connection(TokioIo::new(stream), service)
 }
 
