@@ -36,6 +36,15 @@ pub(crate) enum IdVersion {
     V7,
 }
 
+impl IdVersion {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            IdVersion::V4 => "v4",
+            IdVersion::V7 => "v7",
+        }
+    }
+}
+
 /// How gRPC names accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AccountRefs {
@@ -43,6 +52,15 @@ pub(crate) enum AccountRefs {
     Handles,
     /// By name
     Names,
+}
+
+impl AccountRefs {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            AccountRefs::Handles => "handles",
+            AccountRefs::Names => "names",
+        }
+    }
 }
 
 /// Which accounts take part how often.

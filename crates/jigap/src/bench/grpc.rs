@@ -23,6 +23,10 @@ use crate::exit::{Exit, Failure, OrExit};
 /// What the wallet may send before it must wait for us, per stream.
 const STREAM_WINDOW_SIZE_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_SIZE_BYTES: u32 = 16 << 20;
+/// What the wallet may send in one frame of HTTP/2.
+const FRAME_SIZE_BYTES: u32 = 256 << 10;
+/// A result in which every transfer of a full batch was refused, in words.
+const MESSAGE_SIZE_BYTES_MAX: usize = 16 << 20;
 
 /// Runs the load.
 pub(super) fn run(target: &Target, plan: &Plan, accounts: &Accounts, load: Load) -> Result<Load, Failure> {
@@ -76,13 +80,14 @@ impl Stream {
             .connect_timeout(target.timeout)
             .initial_stream_window_size(STREAM_WINDOW_SIZE_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_SIZE_BYTES)
+            .max_frame_size(FRAME_SIZE_BYTES)
             .tcp_nodelay(true)
             .connect()
             .await
             .with_context(|| format!("cannot connect to {url}"))?;
         let in_flight_max = plan.in_flight as usize;
         let (requests, waiting) = mpsc::channel(in_flight_max);
-        let mut client = WalletClient::new(channel);
+        let mut client = WalletClient::new(channel).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX);
         let results = client
             .transfers(ReceiverStream::new(waiting))
             .await

@@ -11,7 +11,7 @@ use crate::exit::{Exit, Failure, OrExit};
 
 /// Digits of an account's number in its name.
 const NUMBER_DIGITS: usize = 9;
-const NAME_PREFIX: &str = "bench-";
+pub(super) const NAME_PREFIX: &str = "bench-";
 const UUID_SIZE_BYTES: usize = 36;
 /// What a refused transfer of a batch begins with.
 const REFUSED_IN_BATCH: &[u8] = b"\"status\":\"refused\"";
@@ -189,7 +189,9 @@ impl TransferRequest {
     }
 }
 
-fn put_decimal(mut number: u32, digits: &mut [u8]) {
+/// Fills the digits with a number, zeros first.
+#[inline]
+pub(super) fn put_decimal(mut number: u32, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;

@@ -108,6 +108,8 @@ pub(super) struct Load {
 struct Clock {
     start: Instant,
     start_unix_ms: u64,
+    /// Processor time of this process at the start.
+    start_processor: Duration,
     measured_from: Instant,
     measured_until: Instant,
     /// Between two batches of an open loop.
@@ -128,6 +130,8 @@ pub(super) struct Measured {
     /// Transfers without an answer, or with one that is neither success nor refusal.
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
+    /// Processor time of the generator for a transfer, while load ran.
+    pub(super) generator_ns: f64,
 }
 
 impl Load {
@@ -140,6 +144,7 @@ impl Load {
         let clock = Clock {
             start,
             start_unix_ms: unix_time_ms(),
+            start_processor: processor_time(),
             measured_from: start + plan.warm_up,
             measured_until: start + plan.warm_up + plan.duration,
             interval,
@@ -165,6 +170,7 @@ impl Load {
         self.clock.measured_from += late;
         self.clock.measured_until += late;
         self.clock.start_unix_ms = unix_time_ms();
+        self.clock.start_processor = processor_time();
     }
 
     /// What the batches consist of.
@@ -218,6 +224,8 @@ impl Load {
 
     /// The result.
     pub(super) fn finish(self) -> Measured {
+        let processor = processor_time().saturating_sub(self.clock.start_processor);
+        let sent = self.batches.len() as f64 * f64::from(self.workload.batch());
         Measured {
             workload: self.workload,
             start_unix_ms: self.clock.start_unix_ms,
@@ -228,8 +236,15 @@ impl Load {
             refused: self.refused,
             errors: self.errors,
             first_error: self.first_error,
+            generator_ns: processor.as_nanos() as f64 / sent.max(1.0),
         }
     }
+}
+
+/// What this process has used of the processors so far.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 fn nanoseconds_times(interval: Duration, count: u64) -> Duration {

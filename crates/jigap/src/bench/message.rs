@@ -7,7 +7,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 use super::accounts::Accounts;
 use super::arguments::AccountRefs;
-use super::http::account_name;
+use super::http::{NAME_PREFIX, account_name, put_decimal};
 use super::load::{Due, Plan};
 use super::workload::{Transfer, Workload};
 
@@ -37,7 +37,7 @@ enum References {
     /// The handle of an account is its index and this.
     Consecutive(u32),
     Handles(Vec<u32>),
-    Names(Vec<[u8; NAME_SIZE_BYTES]>),
+    Names,
 }
 
 impl BatchEncoder {
@@ -53,13 +53,7 @@ impl BatchEncoder {
                     References::Handles(accounts.handles.clone())
                 }
             }
-            AccountRefs::Names => {
-                let name = |index| {
-                    let name = account_name(index).into_bytes();
-                    name.try_into().expect("all names have one length")
-                };
-                References::Names((0..plan.accounts).map(name).collect())
-            }
+            AccountRefs::Names => References::Names,
         };
         BatchEncoder { accounts: references }
     }
@@ -67,7 +61,7 @@ impl BatchEncoder {
     /// The batch as it travels.
     pub(super) fn encode(&self, workload: &Workload, due: &Due) -> Message {
         let size = match self.accounts {
-            References::Names(_) => 64,
+            References::Names => 64,
             _ => 40,
         };
         let mut buffer = Vec::with_capacity(16 + workload.batch() as usize * size);
@@ -90,9 +84,10 @@ impl BatchEncoder {
                     put_with_handles(&mut buffer, &transfer, handle);
                 });
             }
-            References::Names(names) => {
+            References::Names => {
+                let name = NameTemplate::new();
                 workload.generate(due.batch, due.unix_time_ms, |transfer| {
-                    put_with_names(&mut buffer, &transfer, names);
+                    put_with_names(&mut buffer, &transfer, &name);
                 });
             }
         }
@@ -110,15 +105,31 @@ fn put_with_handles(buffer: &mut Vec<u8>, transfer: &Transfer, handle: impl Fn(u
     });
 }
 
+/// Names are made anew each time: a table of a million would cost a cache miss for each.
 #[inline]
-fn put_with_names(buffer: &mut Vec<u8>, transfer: &Transfer, names: &[[u8; NAME_SIZE_BYTES]]) {
+fn put_with_names(buffer: &mut Vec<u8>, transfer: &Transfer, template: &NameTemplate) {
     put(buffer, transfer, |writer| {
         for (key, account) in [(key::FROM_ACCOUNT, transfer.from), (key::TO_ACCOUNT, transfer.to)] {
             writer.byte(key);
             writer.byte(NAME_SIZE_BYTES as u8);
-            writer.array(&names[account as usize]);
+            writer.array(&template.name(account));
         }
     });
+}
+
+struct NameTemplate([u8; NAME_SIZE_BYTES]);
+
+impl NameTemplate {
+    fn new() -> NameTemplate {
+        NameTemplate(account_name(0).into_bytes().try_into().expect("all names have one length"))
+    }
+
+    #[inline]
+    fn name(&self, account: u32) -> [u8; NAME_SIZE_BYTES] {
+        let mut name = self.0;
+        put_decimal(account, &mut name[NAME_PREFIX.len()..]);
+        name
+    }
 }
 
 /// Put together on the stack with its size, so that the buffer grows once.
@@ -243,11 +254,17 @@ mod tests {
                 assert_ne!(transfer.from, transfer.to);
             }
         }
-        let names = (0..1000).map(|index| account_name(index).into_bytes().try_into().expect("15 bytes"));
-        for transfer in encode(References::Names(names.collect())).transfers {
+        for transfer in encode(References::Names).transfers {
             assert!(
                 matches!(&transfer.to, AccountRef::Named(name) if name.as_str().starts_with("bench-000000"))
             );
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_accounts() {
+        for account in [0, 7, 123_456, 999_999_999] {
+            assert_eq!(NameTemplate::new().name(account), account_name(account).as_bytes());
         }
     }
 

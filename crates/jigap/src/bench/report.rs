@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::arguments::IdVersion;
 use super::load::{Measured, Plan};
 use super::proof::Proof;
 use crate::cli::Output;
@@ -43,8 +42,9 @@ impl Report<'_> {
             "connections": plan.connections,
             "in_flight": plan.in_flight,
             "accounts": plan.accounts,
+            "account_refs": plan.account_refs.name(),
             "distribution": plan.distribution.to_string(),
-            "ids": match plan.ids { IdVersion::V4 => "v4", IdVersion::V7 => "v7" },
+            "ids": plan.ids.name(),
             "rate": plan.rate,
             "warm_up_seconds": plan.warm_up.as_secs_f64(),
             "seed": plan.seed,
@@ -61,6 +61,7 @@ impl Report<'_> {
             "refused": measured.refused,
             "errors": measured.errors,
             "first_error": measured.first_error,
+            "generator_ns_per_transfer": measured.generator_ns,
             "proof": proof.document(),
         })
     }
@@ -85,6 +86,10 @@ impl Report<'_> {
         if let Some(error) = &measured.first_error {
             rows.add_row(["first error", error]);
         }
+        rows.add_row([
+            "processor time of the generator",
+            &format!("{:.0} ns a transfer", measured.generator_ns),
+        ]);
         let verdict = if proof.sum_unchanged { "unchanged, every currency sums to zero" } else { "CHANGED" };
         rows.add_row(["sum of all accounts", verdict]);
         let extent = if proof.checked == proof.acknowledged {

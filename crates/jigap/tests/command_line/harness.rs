@@ -88,7 +88,13 @@ impl Home {
 
     /// Serves, and waits until it says so.
     pub(crate) fn serve(&self) -> Wallet<'_> {
-        let mut child = self.serve_command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.serve_with(&[])
+    }
+
+    /// As [`Home::serve`], with more flags.
+    pub(crate) fn serve_with(&self, flags: &[&str]) -> Wallet<'_> {
+        let mut child =
+            self.serve_command().args(flags).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut welcome = BufReader::new(child.stdout.take().unwrap());
         let mut lines = Vec::new();
         // The welcome ends with an empty line after the lines to try.

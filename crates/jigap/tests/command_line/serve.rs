@@ -101,3 +101,17 @@ fn log_lines_are_json_when_nobody_watches() {
     assert_eq!(line["http"], wallet.http.to_string());
     wallet.stop();
 }
+
+#[test]
+fn a_disk_that_fails_ends_the_process_with_its_own_code_and_says_what_to_do() {
+    let home = Home::new();
+    let mut wallet = home.serve_with(&["--journal-segment-size", "1MiB"]);
+    wallet.ask(&["account", "open", "alice"]).expect_code(0);
+    // The next segment cannot be made.
+    fs::remove_dir_all(home.data().join("partition-0/journal")).unwrap();
+    let load = ["bench", "--accounts", "100", "--warm-up", "0", "--duration", "60s", "--timeout", "2s"];
+    wallet.ask(&load).expect_code(3);
+    assert_eq!(wallet.wait().code(), Some(5));
+    let line = wallet.wait_for_log("storage failed");
+    assert!(line.contains("start `jigap serve` again"), "{line}");
+}
