@@ -4,7 +4,7 @@ mod dump;
 mod verify;
 
 pub(crate) use dump::dump;
-pub(crate) use verify::{is_damage, verify};
+pub(crate) use verify::{is_damage, is_store_damage, verify};
 
 /// The partition of a single node.
 const PARTITION: u32 = 0;

@@ -16,7 +16,7 @@ use views::{History, HistoryError, HistoryOptions};
 
 use crate::data_directory::DataDirectory;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::journal::is_damage;
+use crate::journal::{is_damage, is_store_damage};
 use crate::progress::Progress;
 use crate::settings::{Flags, Settings};
 use crate::{logging, serve::listener::HistoryFeed};
@@ -123,6 +123,7 @@ fn options(settings: &Settings, directory: &DataDirectory) -> partition::Options
     options.segment_size_bytes = settings.number("journal-segment-size");
     options.queue_commands_max = settings.number("queue-commands-max");
     options.run_events = count("checkpoint-events");
+    options.store_engine = settings.store_engine();
     options.store_cache_size_bytes = settings.number("store-cache-size");
     options
 }
@@ -132,6 +133,7 @@ async fn recover(settings: &Settings, directory: &DataDirectory, ready: Ready) -
     let options = options(settings, directory);
     let views = directory.path().join("views").join("history");
     let history_options = HistoryOptions {
+        engine: settings.store_engine(),
         cache_size_bytes: settings.number("history-cache-size"),
         ..HistoryOptions::default()
     };
@@ -173,6 +175,7 @@ fn open_exit(error: &OpenError) -> Exit {
 fn history_exit(error: &HistoryError) -> Exit {
     match error {
         HistoryError::Thread(_) => Exit::Failed,
+        HistoryError::Store(error) if !is_store_damage(error) => Exit::Directory,
         _ => Exit::Damaged,
     }
 }

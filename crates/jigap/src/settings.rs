@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use storage::store::Engine;
 pub(crate) use table::{SETTINGS, Scope, Setting};
 
 use crate::exit::{Exit, Failure};
@@ -112,6 +113,11 @@ impl Settings {
     /// The value as a path.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(self.text(name))
+    }
+
+    /// What keeps the state store's files.
+    pub(crate) fn store_engine(&self) -> Engine {
+        Engine::parse(self.text("state-store")).expect("every value was checked when it was loaded")
     }
 
     /// The value as a count, a size in bytes, or a time in milliseconds.

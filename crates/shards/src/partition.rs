@@ -34,6 +34,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 use ledger::{AccountId, AccountNumber, AccountRef, Command, Sequence, Transaction, TransactionId, Transfer};
 use storage::journal::{Frame, Reader};
+use storage::store::Engine;
 
 use commit::Committed;
 use engine::Work;
@@ -56,6 +57,8 @@ pub struct Options {
     pub queue_commands_max: u64,
     /// A checkpoint with its run of ids is cut after this many events.
     pub run_events: usize,
+    /// What keeps the state store's files.
+    pub store_engine: Engine,
     /// Memory for the state store's block cache.
     pub store_cache_size_bytes: u64,
 }
@@ -70,6 +73,7 @@ impl Options {
             segment_size_bytes: 64 << 20,
             queue_commands_max: 128 << 10,
             run_events: 2 << 20,
+            store_engine: Engine::default(),
             store_cache_size_bytes: 64 << 20,
         }
     }

@@ -3,15 +3,29 @@
 //! The journal is the store's write-ahead log, so the store has none of its own: what a crash loses here is built again
 //! from the journal. Nothing is ever written key by key; a background thread builds sorted [`Run`]s and ingests each one
 //! atomically with its position.
+//!
+//! Two engines keep the files: `lsm-tree` always, RocksDB with the cargo feature `rocksdb`. A store remembers which one made it.
 
+mod engine;
 mod lsm_tree;
+#[cfg(feature = "rocksdb")]
+mod rocksdb;
 
-pub use lsm_tree::LsmTreeStore;
+pub use engine::Engine;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::Marker;
 
 /// The sequence of the last event that a run takes in. Stored inside the run, so that data and position are atomic.
 pub type RunPosition = u64;
+
+/// The longest key, in bytes.
+pub const KEY_SIZE_BYTES_MAX: usize = 65_535;
+
+/// The store's own key: the position of the last run, inside the run itself.
+const POSITION_KEY: &[u8] = &[0];
 
 /// One change of one key in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,24 +41,57 @@ pub enum Change {
 pub struct Run {
     /// The position that the store has reached once this run is in.
     pub position: RunPosition,
-    /// Strictly ascending by key. No key may be empty or begin with byte 0x00, which is the store's own.
+    /// Strictly ascending by key. A key has 1 to [`KEY_SIZE_BYTES_MAX`] bytes and does not begin with byte 0x00, which is the
+    /// store's own.
     pub changes: Vec<(Vec<u8>, Change)>,
 }
 
-/// How an engine is set up.
+impl Run {
+    /// Says what is wrong with the run as the one that follows a position.
+    fn check(&self, reached: Option<RunPosition>) -> Result<(), StoreError> {
+        let refuse = |why| Err(StoreError::InvalidRun(why));
+        let ill_formed =
+            |key: &[u8]| key.is_empty() || key.len() > KEY_SIZE_BYTES_MAX || key[0] == POSITION_KEY[0];
+        if let Some((key, _)) = self.changes.iter().find(|(key, _)| ill_formed(key)) {
+            let start = &key[..key.len().min(16)];
+            return refuse(format!(
+                "a key has 1 to {KEY_SIZE_BYTES_MAX} bytes and does not begin with 0x00; this one has {} and begins {start:02x?}",
+                key.len()
+            ));
+        }
+        if let Some(pair) = self.changes.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+            return refuse(format!("key {:02x?} does not come before {:02x?}", pair[0].0, pair[1].0));
+        }
+        match reached {
+            Some(reached) if reached >= self.position => {
+                refuse(format!("position {} after {reached}", self.position))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn decode_position(bytes: &[u8]) -> Result<RunPosition, StoreError> {
+    let bytes = bytes.try_into().map_err(|_| StoreError::Engine("the position is damaged".into()))?;
+    Ok(RunPosition::from_le_bytes(bytes))
+}
+
+/// How a store is set up.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
+    /// Which engine keeps the files.
+    pub engine: Engine,
     /// Memory for blocks that were read.
     pub cache_size_bytes: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { cache_size_bytes: 64 << 20 }
+        StoreOptions { engine: Engine::LsmTree, cache_size_bytes: 64 << 20 }
     }
 }
 
-/// Why the store failed. Every variant but [`StoreError::OutOfOrder`] is fatal for a writer.
+/// Why the store failed. Every variant but [`StoreError::InvalidRun`] is fatal for a writer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The directory cannot be used.
@@ -58,9 +105,32 @@ pub enum StoreError {
     /// The engine reported an error, damage included.
     #[error("state store engine: {0}")]
     Engine(String),
-    /// A run was not strictly ascending, or did not advance the position.
-    #[error("run out of order: {0}")]
-    OutOfOrder(String),
+    /// The directory does not say which engine made it, though it holds files.
+    #[error("state store {path}: {why}")]
+    Marker {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with its file `ENGINE`.
+        why: String,
+    },
+    /// The store was made by another engine.
+    #[error(
+        "state store {path} was made by the engine {found}, and is to be opened by {wanted}: choose {found} again"
+    )]
+    OtherEngine {
+        /// The directory.
+        path: PathBuf,
+        /// Who made it.
+        found: Engine,
+        /// Who was to open it.
+        wanted: Engine,
+    },
+    /// This program was built without the engine.
+    #[error("this program was built without the engine {0}; build it with the cargo feature `{0}`")]
+    NotBuiltIn(Engine),
+    /// A run that cannot follow: keys out of order, or a position that does not advance. Nothing was changed.
+    #[error("run refused: {0}")]
+    InvalidRun(String),
 }
 
 /// A key and its value.
@@ -90,9 +160,38 @@ pub trait StateStore: Send + Sync {
         end: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + '_>;
 
-    /// Does outstanding background work (compaction) that is due now, at most one step; true when it did something.
+    /// Does outstanding background work (compaction) that is due now, at most one step, or waits a moment for an engine that does
+    /// it by itself and is behind; true when there may be more.
     fn maintain(&self) -> Result<bool, StoreError>;
 
     /// Bytes on disk.
     fn size_bytes(&self) -> Result<u64, StoreError>;
+}
+
+/// Opens the store in this directory, or makes it when the directory is missing or empty.
+///
+/// ```
+/// use storage::store::{self, Change, Run, StoreOptions};
+///
+/// let directory = tempfile::tempdir()?;
+/// let store = store::open(directory.path(), &StoreOptions::default())?;
+/// store.ingest(Run { position: 7, changes: vec![(b"key".to_vec(), Change::Put(b"value".to_vec()))] })?;
+/// assert_eq!(store.position()?, Some(7));
+/// assert_eq!(store.get(b"key")?.as_deref(), Some(b"value".as_slice()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn open(directory: &Path, options: &StoreOptions) -> Result<Arc<dyn StateStore>, StoreError> {
+    if !options.engine.is_built_in() {
+        return Err(StoreError::NotBuiltIn(options.engine));
+    }
+    let marker = Marker::read(directory, options.engine)?;
+    let store: Arc<dyn StateStore> = match options.engine {
+        Engine::LsmTree => Arc::new(lsm_tree::LsmTreeStore::open(directory, options, &marker)?),
+        #[cfg(feature = "rocksdb")]
+        Engine::RocksDb => Arc::new(rocksdb::RocksDbStore::open(directory, options, &marker)?),
+        #[cfg(not(feature = "rocksdb"))]
+        Engine::RocksDb => return Err(StoreError::NotBuiltIn(Engine::RocksDb)),
+    };
+    marker.made()?;
+    Ok(store)
 }

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ledger::codec::{Body, CodecError};
 use ledger::{AccountNumber, BalanceChange, Currency, Record, Sequence, Timestamp};
 use storage::journal::{self, Frame, FrameIndex, ReadError, Reader};
-use storage::store::{LsmTreeStore, StateStore, StoreError, StoreOptions};
+use storage::store::{self, Engine, StateStore, StoreError, StoreOptions};
 
 use block::Posting;
 
@@ -31,13 +31,15 @@ const IDLE: Duration = Duration::from_millis(200);
 pub struct HistoryOptions {
     /// A run is cut after this many postings.
     pub run_postings: usize,
+    /// What keeps the view's files.
+    pub engine: Engine,
     /// Memory for blocks that were read.
     pub cache_size_bytes: u64,
 }
 
 impl Default for HistoryOptions {
     fn default() -> HistoryOptions {
-        HistoryOptions { run_postings: 4 << 20, cache_size_bytes: 32 << 20 }
+        HistoryOptions { run_postings: 4 << 20, engine: Engine::default(), cache_size_bytes: 32 << 20 }
     }
 }
 
@@ -144,8 +146,9 @@ impl History {
         options: HistoryOptions,
         on_fatal: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Result<History, HistoryError> {
-        let store_options = StoreOptions { cache_size_bytes: options.cache_size_bytes };
-        let store: Arc<dyn StateStore> = Arc::new(LsmTreeStore::open(directory, store_options)?);
+        let store_options =
+            StoreOptions { engine: options.engine, cache_size_bytes: options.cache_size_bytes };
+        let store = store::open(directory, &store_options)?;
         let position = Sequence(store.position()?.unwrap_or(0));
         let shared = Arc::new(Shared {
             tail: Mutex::new(Tail { position, ..Tail::default() }),

@@ -7,6 +7,7 @@ use api::format_timestamp;
 use ledger::{Totals, format_minor_units};
 use serde_json::{Value, json};
 use shards::partition::{self, Difference, OpenError, VerifyError, VerifyReport};
+use storage::store::StoreError;
 
 use super::PARTITION;
 use crate::cli::{DirectorySettings, Output, OutputArguments};
@@ -22,6 +23,7 @@ pub(crate) fn verify(arguments: &DirectorySettings, output: OutputArguments) -> 
     let directory = DataDirectory::open_for_verifying(&settings.path("data-dir"))?;
     let mut options = partition::Options::new(directory.partition(PARTITION));
     options.partition = PARTITION;
+    options.store_engine = settings.store_engine();
     options.store_cache_size_bytes = settings.number("store-cache-size");
 
     let started = Instant::now();
@@ -48,8 +50,16 @@ fn failure(error: VerifyError) -> Failure {
     Failure::new(exit, anyhow!("not verified: {error}"))
 }
 
+/// Whether a store cannot be opened because of what is in it.
+pub(crate) fn is_store_damage(error: &StoreError) -> bool {
+    !matches!(error, StoreError::Io { .. } | StoreError::OtherEngine { .. } | StoreError::NotBuiltIn(_))
+}
+
 /// Whether a directory cannot be opened because of what is in it.
 pub(crate) fn is_damage(error: &OpenError) -> bool {
+    if let OpenError::Store(error) = error {
+        return is_store_damage(error);
+    }
     !matches!(
         error,
         OpenError::Journal(

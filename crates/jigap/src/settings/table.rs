@@ -1,5 +1,7 @@
 //! Every setting there is. Flags, environment variables, file keys and `jigap config` all come from this table.
 
+use storage::store::Engine;
+
 use super::value::Kind;
 
 /// Which commands take a setting as a flag.
@@ -51,6 +53,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         kind: Kind::Path,
         scope: Scope::Directory,
         doc: "The directory that holds everything; made when missing",
+    },
+    Setting {
+        name: "state-store",
+        value_name: "ENGINE",
+        unit: "",
+        default: if Engine::RocksDb.is_built_in() { "rocksdb" } else { "lsm-tree" },
+        kind: Kind::Engine,
+        scope: Scope::Directory,
+        doc: "What keeps checkpoints and history on disk: lsm-tree, or rocksdb where it is built in; a directory keeps the one that made it",
     },
     Setting {
         name: "store-cache-size",

@@ -1,5 +1,6 @@
 //! The kinds of values that settings have, and what a right one looks like.
 
+use storage::store::Engine;
 use tracing_subscriber::filter::Targets;
 
 /// What a setting's text must be.
@@ -25,6 +26,8 @@ pub(crate) enum Kind {
         to_ms: u64,
     },
     Choice(&'static [&'static str]),
+    /// An engine of the state store that this program has.
+    Engine,
     LogFilter,
 }
 
@@ -47,6 +50,7 @@ impl Kind {
                 .contains(&text)
                 .then_some(())
                 .ok_or_else(|| format!("must be one of {}", choices.join(", "))),
+            Kind::Engine => check_engine(text),
             Kind::LogFilter => check_log_filter(text),
             Kind::Count { .. } | Kind::Size { .. } | Kind::Time { .. } => self.number(text).map(|_| ()),
         }
@@ -80,6 +84,14 @@ fn scaled(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
 
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn check_engine(text: &str) -> Result<(), String> {
+    match Engine::parse(text) {
+        Some(engine) if engine.is_built_in() => Ok(()),
+        Some(engine) => Err(format!("this jigap was built without; build it with `--features {engine}`")),
+        None => Err(format!("must be one of {}", Engine::ALL.map(Engine::name).join(", "))),
+    }
 }
 
 fn check_log_filter(text: &str) -> Result<(), String> {

@@ -7,3 +7,4 @@ mod configuration;
 mod harness;
 mod journal;
 mod serve;
+mod state_store;

@@ -10,7 +10,7 @@ use crossbeam_channel::{bounded, unbounded};
 use ledger::codec::{Body, CodecError};
 use ledger::{Sequence, State, Timestamp};
 use storage::journal::{self, DiskKind, Frame, Journal, ReadError, Reader, Term};
-use storage::store::{LsmTreeStore, StateStore, StoreError, StoreOptions};
+use storage::store::{self, StateStore, StoreError, StoreOptions};
 
 use super::checkpoint::CheckpointBuilder;
 use super::commit::Committed;
@@ -94,8 +94,9 @@ pub(super) fn last_sequence(reader: &Reader) -> Sequence {
 }
 
 pub(super) fn open_store(options: &Options) -> Result<Arc<dyn StateStore>, StoreError> {
-    let store_options = StoreOptions { cache_size_bytes: options.store_cache_size_bytes };
-    Ok(Arc::new(LsmTreeStore::open(&state_directory(&options.directory), store_options)?))
+    let store_options =
+        StoreOptions { engine: options.store_engine, cache_size_bytes: options.store_cache_size_bytes };
+    store::open(&state_directory(&options.directory), &store_options)
 }
 
 pub(super) fn open(

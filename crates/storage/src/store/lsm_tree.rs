@@ -9,15 +9,16 @@ use lsm_tree::compaction::Leveled;
 use lsm_tree::config::{BlockSizePolicy, CompressionPolicy, PinningPolicy};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, IterGuardImpl, SeqNo, SequenceNumberCounter};
 
-use super::{Change, Entry, Run, RunPosition, StateStore, StoreError, StoreOptions};
+use super::engine::Marker;
+use super::{
+    Change, Entry, POSITION_KEY, Run, RunPosition, StateStore, StoreError, StoreOptions, decode_position,
+};
 
-/// The store's own key: the position of the last run, inside the run itself.
-const POSITION_KEY: &[u8] = &[0];
 /// Values are packed blocks of about 1 to 64 KiB already: larger blocks of the engine would only be read in vain.
 const BLOCK_SIZE_BYTES: u32 = 16 << 10;
 
 /// A state store over one LSM tree.
-pub struct LsmTreeStore {
+pub(super) struct LsmTreeStore {
     tree: AnyTree,
     /// One writer at a time: ingestion and compaction do not interleave.
     writer: Mutex<()>,
@@ -25,10 +26,15 @@ pub struct LsmTreeStore {
 }
 
 impl LsmTreeStore {
-    /// Opens the store in this directory, which is made when missing.
-    pub fn open(directory: &Path, options: StoreOptions) -> Result<LsmTreeStore, StoreError> {
-        let io = |source| StoreError::Io { path: directory.to_owned(), source };
-        std::fs::create_dir_all(directory).map_err(io)?;
+    /// Opens the store in this directory, or makes it there when the marker says that there is none yet.
+    pub(super) fn open(
+        directory: &Path,
+        options: &StoreOptions,
+        marker: &Marker,
+    ) -> Result<LsmTreeStore, StoreError> {
+        if marker.is_made {
+            check_version(directory)?;
+        }
         let sequence_numbers = SequenceNumberCounter::default();
         let visible = SequenceNumberCounter::default();
         let tree = Config::new(directory, sequence_numbers.clone(), visible.clone())
@@ -37,7 +43,7 @@ impl LsmTreeStore {
             .data_block_compression_policy(CompressionPolicy::disabled())
             .filter_block_pinning_policy(PinningPolicy::disabled())
             .open()
-            .map_err(|error| engine(directory, &error))?;
+            .map_err(|error| engine(directory, error))?;
         // The counters live in memory: they go on after what is on disk.
         if let Some(highest) = tree.get_highest_seqno() {
             sequence_numbers.fetch_max(highest + 1);
@@ -46,33 +52,13 @@ impl LsmTreeStore {
         Ok(LsmTreeStore { tree, writer: Mutex::new(()), directory: directory.to_owned() })
     }
 
-    fn engine(&self, error: &lsm_tree::Error) -> StoreError {
+    fn engine(&self, error: lsm_tree::Error) -> StoreError {
         engine(&self.directory, error)
     }
 
     fn entry(&self, guard: IterGuardImpl) -> Result<Entry, StoreError> {
-        let (key, value) = guard.into_inner().map_err(|error| self.engine(&error))?;
+        let (key, value) = guard.into_inner().map_err(|error| self.engine(error))?;
         Ok((key.to_vec(), value.to_vec()))
-    }
-
-    fn check_order(&self, run: &Run) -> Result<(), StoreError> {
-        let reserved =
-            run.changes.first().is_some_and(|(key, _)| key.is_empty() || key[0] == POSITION_KEY[0]);
-        if reserved {
-            return Err(StoreError::OutOfOrder("a key is empty or begins with byte 0x00".into()));
-        }
-        if let Some(pair) = run.changes.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
-            return Err(StoreError::OutOfOrder(format!(
-                "key {:02x?} does not come before {:02x?}",
-                pair[0].0, pair[1].0
-            )));
-        }
-        match self.position()? {
-            Some(reached) if reached >= run.position => {
-                Err(StoreError::OutOfOrder(format!("position {} after {reached}", run.position)))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn write(&self, run: Run) -> Result<(), lsm_tree::Error> {
@@ -88,25 +74,51 @@ impl LsmTreeStore {
     }
 }
 
-fn engine(directory: &Path, error: &lsm_tree::Error) -> StoreError {
-    StoreError::Engine(format!("{}: {error}", directory.display()))
+fn engine(directory: &Path, error: lsm_tree::Error) -> StoreError {
+    match error {
+        lsm_tree::Error::Io(source) => StoreError::Io { path: directory.to_owned(), source },
+        error => StoreError::Engine(format!("{}: {error}", directory.display())),
+    }
+}
+
+/// The file `current` names the file that lists all tables, with its checksum, which the engine writes and does not read: a
+/// damaged list could name other tables than there were.
+///
+/// ```text
+/// 0   8   number n: the list is the file vn
+/// 8   16  XXH3 of that file, little-endian as the number
+/// 24  1   0
+/// ```
+fn check_version(directory: &Path) -> Result<(), StoreError> {
+    let read = |path: PathBuf| std::fs::read(&path).map_err(|source| StoreError::Io { path, source });
+    let damaged = |what: &str| StoreError::Engine(format!("{}: {what} is damaged", directory.display()));
+    let current = read(directory.join("current"))?;
+    let (number, rest) = current.split_first_chunk().ok_or_else(|| damaged("the file `current`"))?;
+    let (checksum, kind) = rest.split_first_chunk().ok_or_else(|| damaged("the file `current`"))?;
+    if kind != [0] {
+        return Err(damaged("the file `current`"));
+    }
+    let name = format!("v{}", u64::from_le_bytes(*number));
+    let list = read(directory.join(&name))?;
+    if xxhash_rust::xxh3::xxh3_128(&list) != u128::from_le_bytes(*checksum) {
+        return Err(damaged(&format!("the list of tables `{name}`, or its checksum in `current`,")));
+    }
+    Ok(())
 }
 
 impl StateStore for LsmTreeStore {
     fn position(&self) -> Result<Option<RunPosition>, StoreError> {
-        let Some(bytes) = self.get(POSITION_KEY)? else { return Ok(None) };
-        let bytes = bytes.try_into().map_err(|_| StoreError::Engine("the position is damaged".into()))?;
-        Ok(Some(RunPosition::from_le_bytes(bytes)))
+        self.get(POSITION_KEY)?.as_deref().map(decode_position).transpose()
     }
 
     fn ingest(&self, run: Run) -> Result<(), StoreError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.check_order(&run)?;
-        self.write(run).map_err(|error| self.engine(&error))
+        run.check(self.position()?)?;
+        self.write(run).map_err(|error| self.engine(error))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.tree.get(key, SeqNo::MAX).map_err(|error| self.engine(&error))?;
+        let value = self.tree.get(key, SeqNo::MAX).map_err(|error| self.engine(error))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -132,7 +144,7 @@ impl StateStore for LsmTreeStore {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.tree.current_version().id();
         // Readers take the newest version: nothing older than the last run is ever asked for.
-        self.tree.compact(Arc::new(Leveled::default()), SeqNo::MAX).map_err(|error| self.engine(&error))?;
+        self.tree.compact(Arc::new(Leveled::default()), SeqNo::MAX).map_err(|error| self.engine(error))?;
         Ok(self.tree.current_version().id() != before)
     }
 
