@@ -83,7 +83,7 @@ fn sample_transfers() -> Vec<Transfer> {
 fn codec_body_seeds() -> Vec<Vec<u8>> {
     let follow_up = |about, id: u8, more: &str| {
         let body = format!(r#"{{"transaction_id":"00000000-0000-0000-0000-0000000000{id:02}"{more}}}"#);
-        request::follow_up(about, body.as_bytes()).unwrap()
+        request::follow_up(Ok(about), body.as_bytes()).unwrap()
     };
     let hold_id = TransactionId::parse("01890d9e-3c1b-7c5f-9d6e-0b6f0f0c9b00").unwrap();
     let mut commands: Vec<Command> = ["alice", "bob"]
@@ -230,13 +230,15 @@ pub fn json_request(data: &[u8]) {
     for about in
         [FollowUp::Confirm(id), FollowUp::Cancel(id), FollowUp::Reverse(id), FollowUp::Close(account)]
     {
-        check_request(request::follow_up(about, data));
+        check_request(request::follow_up(Ok(about), data));
     }
     match request::transfers(data) {
         Ok(Transfers::Atomic(command)) => check_request(Ok(command)),
         Ok(Transfers::Independent(transfers)) => {
             assert!((1..=request::TRANSFERS_MAX).contains(&transfers.len()));
-            transfers.into_iter().for_each(|transfer| check_request(transfer.map(Command::Transfer)));
+            transfers.into_iter().for_each(|transfer| {
+                check_request(transfer.map(Command::Transfer).map_err(|malformed| malformed.problem));
+            });
         }
         Err(problem) => check_request(Err(problem)),
     }

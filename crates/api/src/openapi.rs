@@ -310,8 +310,11 @@ fn answers() -> Value {
     let moved = json!({ "amount": money, "currency": text, "from_balance": money, "to_balance": money });
     let mut reversed = moved.clone();
     reversed["reversed_transaction_id"] = id.clone();
-    let mut refused = object(json!({ "status": { "const": "refused" }, "code": text, "detail": text }));
-    refused["properties"]["transaction_id"] = id.clone();
+    // As it was sent, when it is malformed itself.
+    let sent_id = json!({ "type": ["string", "null"] });
+    let refused = object(
+        json!({ "status": { "const": "refused" }, "transaction_id": sent_id, "code": text, "detail": text }),
+    );
     let result = json!({ "oneOf": [{ "$ref": "#/components/schemas/Transferred" }, { "$ref": "#/components/schemas/Refused" }] });
     json!({
         "Success": command("success", json!({}), json!({})),

@@ -11,7 +11,7 @@ use ledger::{
 };
 use serde::Deserialize;
 
-use crate::json::{Pairs, Text};
+use crate::json::{Count, List, Pairs, Text, Wrong, object};
 use crate::{Code, Problem};
 
 /// The greatest number of transfers in one request.
@@ -28,94 +28,78 @@ pub enum Endpoint {
     Withdraw,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TransferBody<'body> {
-    #[serde(borrow)]
-    from_account: Option<Text<'body>>,
-    #[serde(borrow)]
-    to_account: Option<Text<'body>>,
-    #[serde(borrow)]
-    amount: Option<Text<'body>>,
-    #[serde(borrow)]
-    currency: Option<Text<'body>>,
-    #[serde(borrow)]
-    transaction_id: Option<Text<'body>>,
-    #[serde(borrow)]
-    metadata: Option<Pairs<'body>>,
+object! {
+    struct TransferBody {
+        from_account: Text<'body>,
+        to_account: Text<'body>,
+        amount: Text<'body>,
+        currency: Text<'body>,
+        transaction_id: Text<'body>,
+        metadata: Pairs<'body>,
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OutsideBody<'body> {
-    #[serde(borrow)]
-    account: Option<Text<'body>>,
-    #[serde(borrow)]
-    amount: Option<Text<'body>>,
-    #[serde(borrow)]
-    currency: Option<Text<'body>>,
-    #[serde(borrow)]
-    transaction_id: Option<Text<'body>>,
-    #[serde(borrow)]
-    metadata: Option<Pairs<'body>>,
+object! {
+    struct OutsideBody {
+        account: Text<'body>,
+        amount: Text<'body>,
+        currency: Text<'body>,
+        transaction_id: Text<'body>,
+        metadata: Pairs<'body>,
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HoldBody<'body> {
-    #[serde(borrow)]
-    from_account: Option<Text<'body>>,
-    #[serde(borrow)]
-    to_account: Option<Text<'body>>,
-    #[serde(borrow)]
-    amount: Option<Text<'body>>,
-    #[serde(borrow)]
-    currency: Option<Text<'body>>,
-    #[serde(borrow)]
-    transaction_id: Option<Text<'body>>,
-    #[serde(borrow)]
-    metadata: Option<Pairs<'body>>,
-    expires_in_seconds: Option<u32>,
+object! {
+    struct HoldBody {
+        from_account: Text<'body>,
+        to_account: Text<'body>,
+        amount: Text<'body>,
+        currency: Text<'body>,
+        transaction_id: Text<'body>,
+        metadata: Pairs<'body>,
+        expires_in_seconds: Count,
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TransfersBody<'body> {
-    #[serde(borrow)]
-    mode: Option<Text<'body>>,
-    #[serde(borrow)]
-    transaction_id: Option<Text<'body>>,
-    #[serde(borrow)]
-    transfers: Option<Vec<TransferBody<'body>>>,
+object! {
+    struct TransfersBody {
+        mode: Text<'body>,
+        transaction_id: Text<'body>,
+        transfers: List<TransferBody<'body>>,
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AccountBody<'body> {
-    #[serde(borrow)]
-    account_id: Option<Text<'body>>,
-    #[serde(borrow)]
-    metadata: Option<Pairs<'body>>,
+object! {
+    struct AccountBody {
+        account_id: Text<'body>,
+        metadata: Pairs<'body>,
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FollowUpBody<'body> {
-    #[serde(borrow)]
-    transaction_id: Option<Text<'body>>,
-    #[serde(borrow)]
-    amount: Option<Text<'body>>,
-    #[serde(borrow)]
-    metadata: Option<Pairs<'body>>,
+object! {
+    struct FollowUpBody {
+        transaction_id: Text<'body>,
+        amount: Text<'body>,
+        metadata: Pairs<'body>,
+    }
 }
 
 /// A body of `balance_transfers`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Transfers {
-    /// Each stands alone: a transfer to execute, or why it is malformed.
-    Independent(Vec<Result<Transfer, Problem>>),
+    /// Each stands alone.
+    Independent(Vec<Result<Transfer, Malformed>>),
     /// All or none.
     Atomic(Command),
+}
+
+/// A transfer of a batch that cannot be executed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// What is wrong with it.
+    pub problem: Problem,
+    /// What it gave as its transaction_id, if that was text, well-formed or not.
+    pub transaction_id: Option<String>,
 }
 
 /// Reads the body of `balance_transfer`, `deposit` or `withdraw`.
@@ -126,6 +110,7 @@ pub fn transfer(endpoint: Endpoint, body: &[u8]) -> Result<Transfer, Problem> {
         Endpoint::Withdraw => TransferKind::Withdrawal,
     };
     let body: OutsideBody<'_> = parse(body)?;
+    check_fields(body.wrong, &body.transaction_id)?;
     let transaction_id = transaction_id(&body.transaction_id)?;
     let check = || {
         let account = AccountRef::Named(account_id("account", &body.account)?);
@@ -142,6 +127,7 @@ pub fn transfer(endpoint: Endpoint, body: &[u8]) -> Result<Transfer, Problem> {
 
 impl TransferBody<'_> {
     fn check(&self) -> Result<Transfer, Problem> {
+        check_fields(self.wrong.clone(), &self.transaction_id)?;
         let transaction_id = transaction_id(&self.transaction_id)?;
         let check = || {
             let from = account_id("from_account", &self.from_account)?;
@@ -168,12 +154,23 @@ impl TransferBody<'_> {
         };
         check().map_err(|problem: Problem| problem.with_transaction(transaction_id))
     }
+
+    /// As one of many that stand alone.
+    fn check_alone(&self) -> Result<Transfer, Malformed> {
+        self.check().map_err(|problem| {
+            let as_sent = match &self.transaction_id {
+                Some(Text::Is(text)) => Some(text.to_string()),
+                None | Some(Text::Not) => None,
+            };
+            let transaction_id = problem.transaction_id.map(|id| id.to_string()).or(as_sent);
+            Malformed { problem, transaction_id }
+        })
+    }
 }
 
 /// Reads the body of `holds`.
 pub fn hold(body: &[u8]) -> Result<Command, Problem> {
     let body: HoldBody<'_> = parse(body)?;
-    let expires_in_seconds = body.expires_in_seconds;
     let transfer = TransferBody {
         from_account: body.from_account,
         to_account: body.to_account,
@@ -181,67 +178,86 @@ pub fn hold(body: &[u8]) -> Result<Command, Problem> {
         currency: body.currency,
         transaction_id: body.transaction_id,
         metadata: body.metadata,
+        wrong: body.wrong,
     };
     let transfer = transfer.check()?;
-    if expires_in_seconds == Some(0) {
-        let problem = Problem::new(Code::InvalidRequest, "expires_in_seconds must be at least 1, it is 0");
-        return Err(problem.with_transaction(transfer.transaction_id));
-    }
+    let expires_in_seconds = match body.expires_in_seconds {
+        None => None,
+        Some(Count::Is(seconds @ 1..=0xffff_ffff)) => Some(seconds as u32),
+        Some(Count::Is(_) | Count::Not) => {
+            let detail = "expires_in_seconds must be a whole number from 1 to 4294967295";
+            let problem = Problem::new(Code::InvalidRequest, detail);
+            return Err(problem.with_transaction(transfer.transaction_id));
+        }
+    };
     Ok(Command::Hold(Box::new(HoldRequest { transfer, expires_in_seconds })))
 }
 
 /// Reads the body of `balance_transfers`.
 pub fn transfers(body: &[u8]) -> Result<Transfers, Problem> {
     let body: TransfersBody<'_> = parse(body)?;
-    let atomic = match &body.mode {
-        None => false,
-        Some(Text::Is(mode)) if mode == "independent" => false,
-        Some(Text::Is(mode)) if mode == "atomic" => true,
+    check_fields(body.wrong.clone(), &body.transaction_id)?;
+    let group_id = transaction_id(&body.transaction_id);
+    let named = group_id.as_ref().ok().copied();
+    let read = match &body.mode {
+        None => independent(body),
+        Some(Text::Is(mode)) if mode == "independent" => independent(body),
+        Some(Text::Is(mode)) if mode == "atomic" => group_id.and_then(|transaction_id| {
+            let legs = legs(body)?;
+            Ok(Transfers::Atomic(Command::Group(Box::new(Group { transaction_id, legs }))))
+        }),
         Some(Text::Is(mode)) => {
             let detail = format!("mode must be \"independent\" or \"atomic\", it is {:?}", shortened(mode));
-            return Err(Problem::new(Code::InvalidRequest, detail));
+            Err(Problem::new(Code::InvalidRequest, detail))
         }
-        Some(Text::Not) => return Err(Problem::new(Code::InvalidRequest, "mode must be a string")),
+        Some(Text::Not) => Err(Problem::new(Code::InvalidRequest, "mode must be a string")),
     };
-    let transfers = body.transfers.ok_or_else(|| missing("transfers"))?;
-    if transfers.is_empty() {
-        return Err(Problem::new(Code::InvalidRequest, "transfers is empty"));
+    // A leg's own problem is told as that of the group.
+    read.map_err(|problem| Problem { transaction_id: named, ..problem })
+}
+
+fn independent(body: TransfersBody<'_>) -> Result<Transfers, Problem> {
+    if body.transaction_id.is_some() {
+        let detail = "transaction_id of the whole request goes with \"mode\":\"atomic\"";
+        return Err(Problem::new(Code::InvalidRequest, detail));
     }
-    if transfers.len() > TRANSFERS_MAX {
-        let detail = format!("transfers has {} elements, at most {TRANSFERS_MAX} are taken", transfers.len());
-        return Err(Problem::new(Code::RequestTooLarge, detail));
+    let (transfers, _) = elements(body.transfers)?;
+    Ok(Transfers::Independent(transfers.iter().map(TransferBody::check_alone).collect()))
+}
+
+fn legs(body: TransfersBody<'_>) -> Result<Vec<Transfer>, Problem> {
+    let (transfers, count) = elements(body.transfers)?;
+    if count > GROUP_LEGS_MAX {
+        let detail = format!("an atomic group has at most {GROUP_LEGS_MAX} transfers, this has {count}");
+        return Err(Problem::new(Code::InvalidRequest, detail));
     }
-    if !atomic {
-        if body.transaction_id.is_some() {
-            let detail = "transaction_id of the whole request goes with \"mode\":\"atomic\"";
-            return Err(Problem::new(Code::InvalidRequest, detail));
-        }
-        return Ok(Transfers::Independent(transfers.iter().map(TransferBody::check).collect()));
-    }
-    let transaction_id = transaction_id(&body.transaction_id)?;
-    if transfers.len() > GROUP_LEGS_MAX {
-        let detail =
-            format!("an atomic group has at most {GROUP_LEGS_MAX} transfers, this has {}", transfers.len());
-        return Err(Problem::new(Code::InvalidRequest, detail).with_transaction(transaction_id));
-    }
-    let legs: Result<Vec<Transfer>, Problem> = transfers
-        .iter()
-        .enumerate()
-        .map(|(index, leg)| {
-            leg.check().map_err(|problem| Problem {
-                detail: format!("transfers[{index}]: {}", problem.detail),
-                transaction_id: Some(transaction_id),
-                ..problem
-            })
+    let legs = transfers.iter().enumerate().map(|(index, leg)| {
+        leg.check().map_err(|problem| {
+            let detail = format!("transfers[{index}]: {}", problem.detail);
+            Problem { detail, ..problem }
         })
-        .collect();
-    let legs = legs?;
-    Ok(Transfers::Atomic(Command::Group(Box::new(Group { transaction_id, legs }))))
+    });
+    legs.collect()
+}
+
+/// As many as a request may have, and at least one.
+fn elements(field: Option<List<TransferBody<'_>>>) -> Result<(Vec<TransferBody<'_>>, usize), Problem> {
+    match field {
+        None => Err(missing("transfers")),
+        Some(List::Not) => Err(Problem::new(Code::InvalidRequest, "transfers must be an array")),
+        Some(List::Is(_, 0)) => Err(Problem::new(Code::InvalidRequest, "transfers is empty")),
+        Some(List::Is(_, count)) if count > TRANSFERS_MAX => {
+            let detail = format!("transfers has {count} elements, at most {TRANSFERS_MAX} are taken");
+            Err(Problem::new(Code::RequestTooLarge, detail))
+        }
+        Some(List::Is(transfers, count)) => Ok((transfers, count)),
+    }
 }
 
 /// Reads the body of `accounts`.
 pub fn open_account(body: &[u8]) -> Result<Command, Problem> {
     let body: AccountBody<'_> = parse(body)?;
+    check_fields(body.wrong, &None)?;
     let account_id = account_id("account_id", &body.account_id)?;
     Ok(Command::OpenAccount { account_id, metadata: metadata(body.metadata.as_ref())? })
 }
@@ -260,10 +276,12 @@ pub enum FollowUp {
 }
 
 /// Reads the body of a command about something earlier.
-pub fn follow_up(about: FollowUp, body: &[u8]) -> Result<Command, Problem> {
+pub fn follow_up(about: Result<FollowUp, Problem>, body: &[u8]) -> Result<Command, Problem> {
     let body: FollowUpBody<'_> = parse(body)?;
+    check_fields(body.wrong, &body.transaction_id)?;
     let transaction_id = transaction_id(&body.transaction_id)?;
     let in_transaction = |problem: Problem| problem.with_transaction(transaction_id);
+    let about = about.map_err(in_transaction)?;
     if body.amount.is_some() && !matches!(about, FollowUp::Confirm(_)) {
         return Err(in_transaction(Problem::new(Code::InvalidRequest, "unknown field `amount`")));
     }
@@ -312,6 +330,16 @@ pub fn path_transaction(text: &str) -> Result<TransactionId, Problem> {
 
 fn parse<'body, Body: Deserialize<'body>>(body: &'body [u8]) -> Result<Body, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))
+}
+
+/// Every field is known and there once. What is answered names the transaction all the same, where there is one.
+fn check_fields(wrong: Option<Wrong>, id: &Option<Text<'_>>) -> Result<(), Problem> {
+    let Some(wrong) = wrong else { return Ok(()) };
+    let problem = Problem::new(Code::InvalidRequest, wrong.to_string());
+    Err(match transaction_id(id) {
+        Ok(transaction_id) => problem.with_transaction(transaction_id),
+        Err(_) => problem,
+    })
 }
 
 fn missing(field: &str) -> Problem {
@@ -385,9 +413,15 @@ fn bad_amount(text: &str, error: ledger::AmountError) -> Problem {
 }
 
 fn metadata(field: Option<&Pairs<'_>>) -> Result<Metadata, Problem> {
-    let Some(Pairs(pairs)) = field else { return Ok(Metadata::default()) };
-    Metadata::new(pairs.iter().map(|(key, value)| (key.as_ref(), value.as_ref())))
-        .map_err(|error| Problem::new(Code::InvalidRequest, format!("metadata {error}")))
+    let invalid = |why: &dyn std::fmt::Display| Problem::new(Code::InvalidRequest, format!("metadata {why}"));
+    match field {
+        None => Ok(Metadata::default()),
+        Some(Pairs::Not(why)) => Err(invalid(why)),
+        Some(Pairs::Are(pairs)) => {
+            Metadata::new(pairs.iter().map(|(key, value)| (key.as_ref(), value.as_ref())))
+                .map_err(|error| invalid(&error))
+        }
+    }
 }
 
 #[cfg(test)]

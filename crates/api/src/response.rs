@@ -75,16 +75,14 @@ pub fn transferred(
     text
 }
 
-/// A refused element of a batch.
-pub fn refused_element(problem: &Problem) -> Value {
-    let mut body = Map::new();
-    body.insert("status".into(), json!("refused"));
-    if let Some(transaction_id) = problem.transaction_id {
-        body.insert("transaction_id".into(), json!(transaction_id.to_string()));
-    }
-    body.insert("code".into(), json!(problem.code.name()));
-    body.insert("detail".into(), json!(problem.detail));
-    Value::Object(body)
+/// A refused element of a batch. A malformed one may have no transaction_id, or one that is malformed itself.
+pub fn refused_element(transaction_id: Option<&str>, problem: &Problem) -> Value {
+    json!({
+        "status": "refused",
+        "transaction_id": transaction_id,
+        "code": problem.code.name(),
+        "detail": problem.detail,
+    })
 }
 
 /// The answer to a command that is not a plain transfer: what its last event says.

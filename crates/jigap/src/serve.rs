@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use server::{Config, Ready, Server};
 use shards::partition::{self, OnFatal, OpenError, Partition};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use views::{History, HistoryError, HistoryOptions};
@@ -29,17 +30,26 @@ pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
     let settings = Settings::load(flags)?;
     logging::start(&settings);
     let directory = DataDirectory::open_for_serving(&settings.path("data-dir"))?;
-    // One thread: the state and journal threads need the other core more than a second one of these.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
+    let runtime = network_runtime(&settings).context("cannot start the asynchronous runtime")?;
     let node = runtime.block_on(serve(&settings, &directory))?;
     if let Some(node) = node {
         node.shut_down();
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A lone thread needs no queue that others could take work from, which makes it a third faster than one of several.
+fn network_runtime(settings: &Settings) -> std::io::Result<Runtime> {
+    let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
+    match count("network-threads") {
+        1 => Builder::new_current_thread().enable_all().build(),
+        threads => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("jigap-network")
+            .enable_all()
+            .build(),
+    }
 }
 
 /// What recovery makes.

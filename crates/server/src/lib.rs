@@ -16,11 +16,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shards::partition::Partition;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use views::History;
 
 use batcher::Batcher;
 use metrics::NetworkMetrics;
+
+/// Connections that may wait to be accepted. A client that finds no room tries again only after a second.
+const CONNECTIONS_WAITING_MAX: u32 = 4096;
 
 /// How the server is set up.
 #[derive(Debug, Clone)]
@@ -91,11 +94,19 @@ impl Ready {
     }
 }
 
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for the connections of before to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTIONS_WAITING_MAX)
+}
+
 impl Server {
     /// Listens. Until [`Ready::ready`] is called, everything but `/healthz` is answered `unavailable`.
     pub async fn bind(config: Config) -> std::io::Result<Server> {
-        let listener = TcpListener::bind(config.listen).await?;
-        let grpc_listener = TcpListener::bind(config.grpc_listen).await?;
+        let listener = listen(config.listen)?;
+        let grpc_listener = listen(config.grpc_listen)?;
         let shared = Shared { config, node: OnceLock::new(), metrics: NetworkMetrics::default() };
         Ok(Server { listener, grpc_listener, shared: Arc::new(shared) })
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::problem::{Problem, Subject};
-use api::request::{self, Endpoint, FollowUp, Transfers};
+use api::request::{self, Endpoint, FollowUp, Malformed, Transfers};
 use api::response;
 use api::{Code, openapi};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{self, HeaderMap, Method, Response, StatusCode, header};
+use axum::http::{self, HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::{get, post};
 use http_body_util::BodyExt;
@@ -149,11 +149,9 @@ where
 
 /// The header `Idempotency-Key`, if sent, must name the body's transaction.
 fn check_key(headers: &HeaderMap, transaction_id: TransactionId) -> Result<(), Problem> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(()) };
-    let same = key.to_str().is_ok_and(|key| TransactionId::parse(key) == Ok(transaction_id));
-    if same {
-        return Ok(());
-    }
+    let same =
+        |key: &HeaderValue| key.to_str().is_ok_and(|key| TransactionId::parse(key) == Ok(transaction_id));
+    let Some(key) = headers.get_all("idempotency-key").iter().find(|key| !same(key)) else { return Ok(()) };
     let detail =
         format!("the header Idempotency-Key is {key:?}, the body's transaction_id is {transaction_id}");
     Err(Problem::new(Code::InvalidRequest, detail).with_transaction(transaction_id))
@@ -239,7 +237,7 @@ async fn balance_transfers(State(shared): App, request: Request) -> Response<Bod
 }
 
 /// Executes what is well-formed; every transfer is answered in its place.
-async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Problem>>) -> Answer {
+async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Malformed>>) -> Answer {
     let mut asked = Vec::with_capacity(transfers.len());
     let mut well_formed = Vec::with_capacity(transfers.len());
     for transfer in transfers {
@@ -265,10 +263,14 @@ async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Proble
         let outcome = asked.and_then(|(subject, transaction_id, currency)| {
             let answer = answers.next().expect("the partition answers every transfer");
             answer::outcome(&subject, transaction_id, currency, partition, answer)
+                .map_err(|problem| Malformed { problem, transaction_id: Some(transaction_id.to_string()) })
         });
         match outcome {
             Ok(success) => body.push_str(&success),
-            Err(problem) => body.push_str(&response::refused_element(&problem).to_string()),
+            Err(Malformed { problem, transaction_id }) => {
+                let refused = response::refused_element(transaction_id.as_deref(), &problem);
+                body.push_str(&refused.to_string());
+            }
         }
     }
     body.push_str("]}");
@@ -301,7 +303,7 @@ async fn close_account(state: App, Path(id): Path<String>, request: Request) -> 
 }
 
 async fn follow_up(state: App, request: Request, about: Result<FollowUp, Problem>) -> Answer {
-    command(state, request, |body| request::follow_up(about?, body)).await
+    command(state, request, |body| request::follow_up(about, body)).await
 }
 
 async fn command(

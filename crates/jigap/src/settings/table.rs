@@ -118,6 +118,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         doc: "HTTP connections beyond this number wait to be accepted",
     },
     Setting {
+        name: "network-threads",
+        value_name: "COUNT",
+        unit: "threads",
+        default: "1",
+        kind: Kind::Count { from: 1, to: 1 << 8 },
+        scope: Scope::Serve,
+        doc: "Threads that serve HTTP and gRPC; the state and the journal have one each besides, so more pay from 4 cores on",
+    },
+    Setting {
         name: "journal-disk",
         value_name: "KIND",
         unit: "",

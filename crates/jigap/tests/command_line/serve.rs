@@ -93,6 +93,25 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
+fn the_network_has_as_many_threads_as_it_is_given() {
+    for threads in ["1", "3"] {
+        let home = Home::new();
+        let wallet = home.serve_with(&["--network-threads", threads]);
+        let tasks = fs::read_dir(format!("/proc/{}/task", wallet.process())).unwrap();
+        let names =
+            tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+        let of_network = names.filter(|name| name.trim() == "jigap-network").count();
+        // The only one is the main thread.
+        assert_eq!(of_network, if threads == "1" { 0 } else { 3 });
+        let load = ["bench", "--accounts", "100", "--warm-up", "0", "--duration", "200ms"];
+        wallet.ask(&load).expect_code(0);
+        wallet.stop();
+    }
+    let home = Home::new();
+    home.run(&["serve", "--network-threads", "0"]).expect_code(2);
+}
+
+#[test]
 fn log_lines_are_json_when_nobody_watches() {
     let home = Home::new();
     let mut wallet = home.serve();

@@ -127,6 +127,77 @@ fn a_batch_answers_each_transfer_on_its_own() {
 }
 
 #[test]
+fn a_malformed_transfer_of_a_batch_is_answered_in_its_place_and_the_others_are_executed() {
+    let wallet = Wallet::start();
+    wallet.open(&["alice", "bob"]);
+    wallet.deposit("alice", "10.00", "USD");
+    let path = "/v1/wallet/balance_transfers";
+    let with = |field: &str, value: Value| {
+        let mut transfer = wallet.transfer_body("alice", "bob", "1.00", "USD");
+        transfer[field] = value;
+        transfer
+    };
+    let mut nameless = with("amount", json!("1.00"));
+    nameless.as_object_mut().expect("an object").remove("transaction_id");
+    let repeated = with("amount", json!("1.00")).to_string().replacen('{', "{\"amount\":\"5.00\",", 1);
+    let deep = format!("{{\"metadata\":{}1{}}}", "[".repeat(50), "]".repeat(50));
+    // What is sent, the code of its answer, and whether the transaction_id comes back.
+    let rows: Vec<(String, &str, bool)> = vec![
+        (with("amount", json!("1e3")).to_string(), "invalid_amount", true),
+        (with("amount", json!(1)).to_string(), "invalid_amount", true),
+        (with("amount", Value::Null).to_string(), "invalid_request", true),
+        (with("currency", json!("XXX")).to_string(), "invalid_currency", true),
+        (with("from_account", json!("@external")).to_string(), "invalid_account_id", true),
+        (with("to_account", json!("alice")).to_string(), "same_account", true),
+        (with("transaction_id", json!("no uuid")).to_string(), "invalid_transaction_id", true),
+        (with("transaction_id", json!(7)).to_string(), "invalid_transaction_id", false),
+        (with("metadata", json!({"a": 1})).to_string(), "invalid_request", true),
+        (with("metadata", json!("note")).to_string(), "invalid_request", true),
+        (with("surplus", json!({"deep": [1, {}]})).to_string(), "invalid_request", true),
+        (repeated, "invalid_request", true),
+        (nameless.to_string(), "invalid_request", false),
+        (deep, "invalid_request", false),
+        ("{}".into(), "invalid_request", false),
+        ("[[]]".into(), "invalid_request", false),
+        ("\"text\"".into(), "invalid_request", false),
+        ("-1.5".into(), "invalid_request", false),
+        ("null".into(), "invalid_request", false),
+    ];
+    let (first, last) = (with("amount", json!("2.00")), with("amount", json!("3.00")));
+    let sent: Vec<String> = rows.iter().map(|(sent, _, _)| sent.clone()).collect();
+    let body = format!("{{\"transfers\":[{first},{},{last}]}}", sent.join(","));
+    let results = wallet.post_text(path, &body, &[]).ok()["results"].as_array().expect("an array").clone();
+    assert_eq!(results.len(), rows.len() + 2);
+    assert_eq!(results[0]["to_balance"], "2.00");
+    assert_eq!(results[rows.len() + 1]["to_balance"], "5.00");
+    for ((sent, code, is_named), result) in rows.iter().zip(&results[1..]) {
+        assert_eq!((&result["status"], &result["code"]), (&json!("refused"), &json!(code)), "{sent}");
+        assert!(result["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{sent}");
+        let id = serde_json::from_str::<Value>(sent).expect("JSON")["transaction_id"].clone();
+        assert_eq!(result["transaction_id"], if *is_named { id } else { Value::Null }, "{sent}");
+        // In a group, one malformed leg is the whole request's.
+        let group = format!(
+            "{{\"mode\":\"atomic\",\"transaction_id\":\"{}\",\"transfers\":[{},{sent}]}}",
+            wallet.id(),
+            with("amount", json!("0.01"))
+        );
+        let refused = wallet.post_text(path, &group, &[]);
+        assert_eq!((refused.status, refused.problem().as_str()), (400, *code), "{sent}");
+        assert!(refused.json()["detail"].as_str().is_some_and(|detail| detail.starts_with("transfers[1]: ")));
+    }
+    assert_eq!(wallet.balance("bob", "USD")[0], "5.00");
+    for body in [
+        "[]",
+        "{\"transfers\":{}}",
+        "{\"transfers\":[]}",
+        "{\"transfers\":[{}",
+        "{\"transfers\":[{}],\"more\":1}",
+    ] {
+        assert_eq!(wallet.post_text(path, body, &[]).problem(), "invalid_request", "{body}");
+    }
+}
+
+#[test]
 fn a_group_moves_all_or_nothing_and_names_the_leg() {
     let wallet = Wallet::start();
     wallet.open(&["alice", "bob", "carol"]);
@@ -180,6 +251,11 @@ fn the_idempotency_key_must_name_the_transaction() {
     let path = "/v1/wallet/balance_transfer";
     let wrong = wallet.post_text(path, &body.to_string(), &[("idempotency-key", &wallet.id())]);
     assert_eq!((wrong.status, wrong.problem().as_str()), (400, "invalid_request"));
+    let right = body["transaction_id"].as_str().expect("text");
+    for keys in [[right, "no uuid"], [right, ""]] {
+        let headers = keys.map(|key| ("idempotency-key", key));
+        assert_eq!(wallet.post_text(path, &body.to_string(), &headers).status, 400, "{keys:?}");
+    }
     let key = body["transaction_id"].as_str().expect("text").to_uppercase();
     wallet.post_text(path, &body.to_string(), &[("idempotency-key", &key)]).ok();
 }

@@ -1,9 +1,11 @@
 //! Clients that are slow, half-open, enormous or confused: a precise error, and everyone else is served.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::Config;
 
 use crate::harness::Wallet;
@@ -74,26 +76,72 @@ fn slow_and_half_open_clients_are_dropped_and_hold_nobody_up() {
     }
 }
 
-#[test]
-fn thousands_of_idle_connections_cost_little() {
-    const CONNECTIONS: usize = 2_000;
-    let wallet = Wallet::start();
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-        let line =
-            status.lines().find(|line| line.starts_with("VmRSS")).expect("the resident size").to_owned();
-        line.split_whitespace().nth(1).and_then(|size| size.parse::<u64>().ok()).expect("a number")
+/// What this process has in memory, the server included.
+fn resident_size_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("the resident size");
+    let kibibytes = line.split_whitespace().nth(1).and_then(|size| size.parse::<u64>().ok());
+    kibibytes.expect("a number") << 10
+}
+
+/// Raises the number of files that this process may have open.
+fn raise_open_files_limit(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    assert!(hard >= wanted, "{wanted} open files are needed, {hard} are allowed: raise `ulimit -Hn`");
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("below the hard limit it may be raised");
+}
+
+const IDLE_CONNECTIONS: usize = 10_000;
+const IDLE_CHILD_ADDRESS: &str = "JIGAP_IDLE_CHILD_ADDRESS";
+
+/// The clients, in a process of their own: half of them are served once and kept alive, the others never say a word. Then they wait
+/// until the parent has seen enough; the last one is served at the very end.
+fn stay_idle(address: &str) {
+    raise_open_files_limit(IDLE_CONNECTIONS as u64 + 100);
+    let connect = || TcpStream::connect(address).expect("it accepts");
+    let mut idle: Vec<_> = (0..IDLE_CONNECTIONS).map(|_| connect()).collect();
+    let serve = |stream: &mut TcpStream| {
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: w\r\n\r\n").expect("it is sent");
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).expect("it is answered");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
     };
-    let limit = std::fs::read_to_string("/proc/self/limits").expect("Linux");
-    let files = limit.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
-    let files: usize =
-        files.split_whitespace().nth(3).and_then(|soft| soft.parse().ok()).unwrap_or(usize::MAX);
-    let count = CONNECTIONS.min(files / 2 - 50);
+    idle.iter_mut().step_by(2).for_each(serve);
+    println!("idle");
+    let _ = std::io::stdin().read(&mut [0]);
+    serve(&mut idle[1]);
+    println!("served");
+}
+
+#[test]
+fn ten_thousand_idle_connections_cost_little_and_hold_nobody_up() {
+    const SIZE_BYTES_MAX_EACH: u64 = 24 << 10;
+    if let Ok(address) = std::env::var(IDLE_CHILD_ADDRESS) {
+        return stay_idle(&address);
+    }
+    raise_open_files_limit(IDLE_CONNECTIONS as u64 + 200);
+    let wallet = Wallet::start();
     wallet.open(&["alice", "bob"]);
-    let before = resident();
-    let idle: Vec<_> = (0..count).map(|_| wallet.connect()).collect();
+    let before = resident_size_bytes();
+    let test = "hostile::ten_thousand_idle_connections_cost_little_and_hold_nobody_up";
+    let mut clients = Process::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", test, "--nocapture"])
+        .env(IDLE_CHILD_ADDRESS, wallet.address.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the clients start");
+    let mut lines = BufReader::new(clients.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("idle")), "the clients are connected");
+    let grown = resident_size_bytes().saturating_sub(before);
+    println!("{IDLE_CONNECTIONS} connections cost {} bytes each", grown / IDLE_CONNECTIONS as u64);
+    let started = Instant::now();
     wallet.deposit("alice", "1", "USD");
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 64 * count as u64, "{grown} KiB for {count} connections");
-    drop(idle);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(grown < SIZE_BYTES_MAX_EACH * IDLE_CONNECTIONS as u64, "{grown} bytes");
+    drop(clients.stdin.take());
+    assert!(lines.any(|line| line.ends_with("served")), "one that never spoke is served in the end");
+    assert!(clients.wait().expect("they end").success());
 }

@@ -128,12 +128,30 @@ fn malformed_requests_are_precise_and_leave_no_trace() {
         let answer = wallet.post(path, &body);
         assert_eq!((answer.status, answer.problem().as_str()), (400, code), "{body}");
         assert!(answer.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
-        if field != "transaction_id" && code != "invalid_request" {
+        if field != "transaction_id" {
             assert_eq!(answer.json()["transaction_id"], good["transaction_id"]);
         }
     }
     let repeated = format!("{{\"amount\":\"2.00\",{}", &good.to_string()[1..]);
-    assert_eq!(wallet.post_text(path, &repeated, &[]).problem(), "invalid_request");
+    let refused = wallet.post_text(path, &repeated, &[]);
+    assert_eq!(refused.problem(), "invalid_request");
+    assert_eq!(refused.json()["transaction_id"], good["transaction_id"]);
+    let follow_ups = ["holds/x/confirm", "holds/x/cancel", "transactions/x/reverse", "accounts/@x/close"];
+    for path in follow_ups.map(|path| format!("/v1/wallet/{path}")) {
+        let refused = wallet.post(&path, &json!({"transaction_id": good["transaction_id"]}));
+        assert_eq!(
+            (refused.status, &refused.json()["transaction_id"]),
+            (400, &good["transaction_id"]),
+            "{path}"
+        );
+    }
+    for seconds in [json!(0), json!(-1), json!(1.5), json!("60"), json!(4_294_967_296_u64)] {
+        let mut hold = good.clone();
+        hold["expires_in_seconds"] = seconds;
+        let refused = wallet.post("/v1/wallet/holds", &hold);
+        assert_eq!((refused.status, refused.problem().as_str()), (400, "invalid_request"), "{hold}");
+        assert_eq!(refused.json()["transaction_id"], good["transaction_id"]);
+    }
     assert_eq!(wallet.get("/v1/wallet/state").ok()["digest"], before["digest"]);
     wallet.post(path, &good).ok();
 }
