@@ -5,47 +5,32 @@
 #[allow(unreachable_pub, reason = "public to the fuzz targets")]
 mod bodies;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-}
+use fastrand::Rng;
 
 /// A valid input with one to four things wrong: a byte, a run cut out, doubled or overwritten, a piece of another input.
 fn damaged(seeds: &[Vec<u8>], seed: u64) -> Vec<u8> {
     const TELLING: [u8; 10] = [0, 1, 0x7f, 0x80, 0xff, b'"', b'\\', b'{', b'0', b','];
-    let mut random = Random(seed);
-    let mut bytes = seeds[random.below(seeds.len())].clone();
-    for _ in 0..=random.below(4) {
-        let start = random.below(bytes.len());
-        let end = (start + 1 + random.below(30)).min(bytes.len());
-        match random.below(7) {
-            0 if start < end => bytes[start] ^= 1 << random.below(8),
-            1 if start < end => bytes[start] = TELLING[random.below(TELLING.len())],
-            2 if start < end => bytes[start] = random.next() as u8,
+    let mut random = Rng::with_seed(seed);
+    let mut bytes = seeds[random.usize(..seeds.len())].clone();
+    for _ in 0..=random.usize(..4) {
+        let start = random.usize(..bytes.len().max(1));
+        let end = (start + 1 + random.usize(..30)).min(bytes.len());
+        match random.usize(..7) {
+            0 if start < end => bytes[start] ^= 1 << random.usize(..8),
+            1 if start < end => bytes[start] = TELLING[random.usize(..TELLING.len())],
+            2 if start < end => bytes[start] = random.u8(..),
             3 => drop(bytes.drain(start..end)),
             4 => {
                 let run = bytes[start..end].to_vec();
                 bytes.splice(start..start, run);
             }
             5 => {
-                let other = &seeds[random.below(seeds.len())];
-                let from = random.below(other.len());
-                let to = (from + 1 + random.below(60)).min(other.len());
+                let other = &seeds[random.usize(..seeds.len())];
+                let from = random.usize(..other.len().max(1));
+                let to = (from + 1 + random.usize(..60)).min(other.len());
                 bytes.splice(start..start, other[from..to].iter().copied());
             }
-            _ => bytes.extend((0..random.below(12)).map(|_| random.next() as u8)),
+            _ => bytes.extend((0..random.usize(..12)).map(|_| random.u8(..))),
         }
     }
     bytes

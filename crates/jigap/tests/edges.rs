@@ -25,6 +25,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// All that the rules of money may rest on, of ours and of others.
 const LEDGER_DEPENDENCIES: &[&str] = &["blake3", "compact_str", "iso_currency"];
+/// What its tests may use.
+const LEDGER_TEST_DEPENDENCIES: &[&str] = &["fastrand"];
 
 /// What must not even be reached through a dependency: threads of its own, sockets, chance, a clock.
 const NEVER_REACHED: &[(&str, &[&str])] = &[
@@ -62,16 +64,23 @@ fn manifests() -> BTreeMap<String, toml::Table> {
     manifests
 }
 
+const NORMAL: &[&str] = &["dependencies", "build-dependencies"];
+const OF_TESTS: &[&str] = &["dev-dependencies"];
+
 /// The names of all packages that a manifest asks for, under whatever name and for whatever platform.
 fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
+    dependencies_of(manifest, &[NORMAL, OF_TESTS].concat())
+}
+
+fn dependencies_of(manifest: &toml::Table, kinds: &[&str]) -> BTreeSet<String> {
     let mut tables = vec![manifest];
     if let Some(targets) = manifest.get("target").and_then(toml::Value::as_table) {
         tables.extend(targets.values().filter_map(toml::Value::as_table));
     }
     let mut names = BTreeSet::new();
     for table in tables {
-        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            let Some(entries) = table.get(kind).and_then(toml::Value::as_table) else { continue };
+        for kind in kinds {
+            let Some(entries) = table.get(*kind).and_then(toml::Value::as_table) else { continue };
             for (key, entry) in entries {
                 let package = entry.get("package").and_then(toml::Value::as_str);
                 names.insert(package.unwrap_or(key).to_string());
@@ -100,10 +109,12 @@ fn crates_import_only_what_the_design_allows() {
 
 #[test]
 fn the_ledger_rests_on_next_to_nothing() {
-    let dependencies = dependencies(&manifests()["ledger"]);
-    let unexpected: Vec<_> =
-        dependencies.iter().filter(|name| !LEDGER_DEPENDENCIES.contains(&name.as_str())).collect();
-    assert!(unexpected.is_empty(), "the rules of money must not need {unexpected:?}");
+    for (kinds, allowed) in [(NORMAL, LEDGER_DEPENDENCIES), (OF_TESTS, LEDGER_TEST_DEPENDENCIES)] {
+        let dependencies = dependencies_of(&manifests()["ledger"], kinds);
+        let unexpected: Vec<_> =
+            dependencies.iter().filter(|name| !allowed.contains(&name.as_str())).collect();
+        assert!(unexpected.is_empty(), "the rules of money must not need {unexpected:?}");
+    }
 }
 
 /// Over `Cargo.lock`, which knows every feature and platform: rather too strict than too lax.

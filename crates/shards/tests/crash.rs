@@ -10,6 +10,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use fastrand::Rng;
 use ledger::{
     AccountId, AccountNumber, AccountRef, Amount, Command, Currency, Metadata, TransactionId, Transfer,
     TransferKind,
@@ -35,32 +36,16 @@ fn open(directory: &Path) -> Partition {
     Partition::open(options(directory), Box::new(()), fatal, &mut |_, _| {}).expect("it opens")
 }
 
-/// A small generator whose every choice follows from its seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
 /// The transfers of a batch follow from its round and number, so that the parent knows what the child sent.
 fn batch(round: u64, number: u64) -> Vec<Transfer> {
-    let mut random = Random(round << 32 | number);
-    let count = 1 + random.below(BATCH_MAX);
+    let mut random = Rng::with_seed(round << 32 | number);
+    let count = 1 + random.u64(..BATCH_MAX);
     let usd = Currency::parse("USD").expect("a currency");
     let numbers = 0..count;
     numbers
         .map(|index| {
-            let from = random.below(ACCOUNTS);
-            let to = (from + 1 + random.below(ACCOUNTS - 1)) % ACCOUNTS;
+            let from = random.u64(..ACCOUNTS);
+            let to = (from + 1 + random.u64(..ACCOUNTS - 1)) % ACCOUNTS;
             Transfer {
                 transaction_id: TransactionId(
                     u128::from(round) << 64 | u128::from(number) << 16 | u128::from(index) | 1 << 127,
@@ -68,7 +53,7 @@ fn batch(round: u64, number: u64) -> Vec<Transfer> {
                 kind: TransferKind::Transfer,
                 from: AccountRef::Number(AccountNumber(from as u32 + 1)),
                 to: AccountRef::Number(AccountNumber(to as u32 + 1)),
-                amount: Amount::from_minor_units(1 + random.below(1_000)).expect("an amount"),
+                amount: Amount::from_minor_units(1 + random.u64(..1_000)).expect("an amount"),
                 currency: usd,
                 metadata: Metadata::default(),
             }
@@ -166,10 +151,10 @@ fn acknowledged_commands_survive_kill_9() {
     );
     let directory = tempfile::tempdir().expect("a temporary directory");
     set_up(directory.path());
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let (mut acknowledged, mut transfers) = (0, 0);
     for round in 1..=kills {
-        let after = Duration::from_micros(5_000 + random.below(150_000));
+        let after = Duration::from_micros(5_000 + random.u64(..150_000));
         let batches = kill_under_load(directory.path(), round, after);
         let partition = open(directory.path());
         for (position, number) in batches.iter().enumerate() {

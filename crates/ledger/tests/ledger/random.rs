@@ -1,25 +1,23 @@
 //! Random numbers from a seed that a failure prints.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers from the same seed on every machine, for ever.
+use fastrand::Rng;
+
+/// A generator with the questions that the tests ask.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(Rng);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Random {
-        Random(seed)
+        Random(Rng::with_seed(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        self.0.u64(..)
     }
 
     /// 0 to `limit - 1`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.0.u64(..limit)
     }
 
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
@@ -27,7 +25,7 @@ impl Random {
     }
 
     pub(crate) fn pick<'items, T>(&mut self, items: &'items [T]) -> &'items T {
-        &items[self.below(items.len() as u64) as usize]
+        &items[self.0.usize(..items.len())]
     }
 }
 

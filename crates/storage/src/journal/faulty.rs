@@ -10,6 +10,8 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use fastrand::Rng;
+
 use super::disk::{Access, Disk, DiskFile, FileEntry};
 use super::frame::SECTOR_SIZE_BYTES;
 
@@ -69,7 +71,7 @@ struct State {
     operations: u64,
     plan: Vec<Planned>,
     powered: bool,
-    random: Random,
+    random: Rng,
 }
 
 #[derive(Default)]
@@ -105,23 +107,6 @@ impl NameChange {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and good enough to choose sectors.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-}
-
 impl FaultyDisk {
     /// An empty disk on which every directory exists. The seed decides which sectors a torn write loses.
     pub fn new(seed: u64) -> FaultyDisk {
@@ -133,7 +118,7 @@ impl FaultyDisk {
             operations: 0,
             plan: Vec::new(),
             powered: true,
-            random: Random(seed),
+            random: Rng::with_seed(seed),
         };
         FaultyDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -171,7 +156,7 @@ impl FaultyDisk {
     pub fn restart(&self) {
         let mut state = self.lock();
         let state = &mut *state;
-        let survived = state.random.below(state.unsynced.len() + 1);
+        let survived = state.random.usize(..=state.unsynced.len());
         let mut names = std::mem::take(&mut state.durable_names);
         state.unsynced.drain(..).take(survived).for_each(|change| change.apply(&mut names));
         state.names = names.clone();
@@ -271,12 +256,12 @@ impl State {
         };
         content.differs = true;
         let sectors = bytes.len().div_ceil(SECTOR_SIZE_BYTES);
-        let chosen = self.random.below(sectors);
+        let chosen = self.random.usize(..sectors.max(1));
         for sector in 0..sectors {
             let written = match tear {
                 Tear::All => false,
                 Tear::Suffix => sector < chosen,
-                Tear::Random => self.random.next() & 1 == 0,
+                Tear::Random => self.random.bool(),
                 Tear::One => sector != chosen,
             };
             let start = sector * SECTOR_SIZE_BYTES;

@@ -319,7 +319,10 @@ struct Window {
 impl Window {
     fn new(file: Box<dyn DiskFile>) -> Window {
         let pool = BufferPool::new();
-        Window { file, bytes: pool.take(WINDOW_SIZE_BYTES), pool, start: 0, size_bytes: 0 }
+        let of_file = usize::try_from(file.size_bytes()).unwrap_or(usize::MAX);
+        // Small segments are many: each gets no more than it has.
+        let bytes = pool.take(of_file.clamp(BLOCK_SIZE_BYTES, WINDOW_SIZE_BYTES));
+        Window { file, pool, bytes, start: 0, size_bytes: 0 }
     }
 
     /// The bytes at this place, which must lie inside the file.

@@ -6,7 +6,7 @@ use storage::journal::{
     AppendError, Appender, OpenError, Options, ReadError, Reader, Sequence, Term, TruncateError,
 };
 
-use crate::harness::{Place, Random, append, content, draft, index, next_sequence, options, side_car_path};
+use crate::harness::{Place, append, body, content, draft, index, next_sequence, options, side_car_path};
 
 type Case = (&'static str, fn(&Place));
 
@@ -86,9 +86,9 @@ fn groups(place: &Place) {
     let mut bodies = Vec::new();
     for group in 1..8_u64 {
         let start = next_sequence(&appender);
-        let body = |at: u64| Random(group * 100 + at).body(5000);
-        let drafts = (0..group).map(|at| draft(appender.buffer(), 1, start + at, 1, &body(at))).collect();
-        bodies.extend((0..group).map(body));
+        let body_at = |at: u64| body(group * 100 + at, 5000);
+        let drafts = (0..group).map(|at| draft(appender.buffer(), 1, start + at, 1, &body_at(at))).collect();
+        bodies.extend((0..group).map(body_at));
         let frames = appender.append(drafts).unwrap();
         assert_eq!(frames.len() as u64, group);
         assert!(frames.iter().zip(start..).all(|(frame, sequence)| frame.first_sequence().0 == sequence));
@@ -112,7 +112,7 @@ fn sequences(place: &Place) {
     let mut appender = place.open();
     let mut sequence = 100;
     for count in 1..60 {
-        let next = draft(appender.buffer(), 1, sequence, count, &Random(u64::from(count)).body(3000));
+        let next = draft(appender.buffer(), 1, sequence, count, &body(u64::from(count), 3000));
         appender.append(vec![next]).unwrap();
         sequence += u64::from(count);
     }
@@ -122,7 +122,7 @@ fn sequences(place: &Place) {
         for wanted in 100..sequence {
             let frame = reader.frame_containing(Sequence(wanted)).unwrap().unwrap();
             assert!(frame.header().contains(Sequence(wanted)));
-            assert_eq!(frame.body(), Random(u64::from(frame.sequence_count())).body(3000));
+            assert_eq!(frame.body(), body(u64::from(frame.sequence_count()), 3000));
             assert_eq!(reader.frame_at(frame.index()).unwrap().unwrap().header(), frame.header());
         }
     }
@@ -177,7 +177,7 @@ fn truncated(place: &Place) {
         appender = place.open();
         assert_eq!(content(&appender.reader()), all[..after as usize]);
         let sequence = next_sequence(&appender);
-        let other = draft(appender.buffer(), 30 - after, sequence, 1, &Random(after).body(30_000));
+        let other = draft(appender.buffer(), 30 - after, sequence, 1, &body(after, 30_000));
         assert_eq!(appender.append(vec![other]).unwrap()[0].index(), index(after + 1));
         assert_eq!(content(&appender.reader()).len() as u64, after + 1);
         appender.truncate_after(index(after)).unwrap();

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use fastrand::Rng;
 use storage::journal::faulty::{Fault, FaultyDisk, Planned, Tear};
 use storage::journal::{Appender, FrameIndex, Reader};
 
-use crate::harness::{Place, Random, content, draft, index, options};
+use crate::harness::{Place, content, draft, index, options, random_body};
 
 /// `JIGAP_SEED=17` runs that seed alone.
 const SEEDS: u64 = 1_000;
@@ -31,12 +32,12 @@ impl Model {
     }
 
     /// One random thing; `Err` when the disk failed.
-    fn step(&mut self, appender: &mut Appender, random: &mut Random) -> Result<(), ()> {
+    fn step(&mut self, appender: &mut Appender, random: &mut Rng) -> Result<(), ()> {
         let count = self.durable.len() as u64;
-        match random.below(20) {
+        match random.u64(..20) {
             0 if count > 0 => {
                 let first = appender.reader().first_index().0;
-                let after = first - 1 + random.below(count + 2 - first);
+                let after = first - 1 + random.u64(..count + 2 - first);
                 self.possible = self.durable.split_off(after as usize);
                 appender.truncate_after(FrameIndex(after)).map_err(|_| ())?;
                 self.possible.clear();
@@ -44,7 +45,7 @@ impl Model {
                 Ok(())
             }
             1 => {
-                let before = 1 + random.below(count + 1);
+                let before = 1 + random.u64(..count + 1);
                 self.released_before = self.released_before.max(before);
                 appender.release_before(FrameIndex(before)).map_err(|_| ())
             }
@@ -52,14 +53,14 @@ impl Model {
         }
     }
 
-    fn append(&mut self, appender: &mut Appender, random: &mut Random) -> Result<(), ()> {
+    fn append(&mut self, appender: &mut Appender, random: &mut Rng) -> Result<(), ()> {
         let mut drafts = Vec::new();
-        for at in 0..1 + random.below(4) {
-            let size_bytes = match random.below(4) {
-                0 => random.below(60_000),
-                _ => random.below(6_000),
+        for at in 0..1 + random.u64(..4) {
+            let size_bytes = match random.u64(..4) {
+                0 => random.u64(..60_000),
+                _ => random.u64(..6_000),
             };
-            let body = random.body(size_bytes as usize);
+            let body = random_body(random, size_bytes as usize);
             let sequence = self.next_sequence() + at;
             drafts.push(draft(appender.buffer(), self.term, sequence, 1, &body));
             self.possible.push((self.durable.len() as u64 + 1 + at, sequence, body));
@@ -88,9 +89,9 @@ impl Model {
     }
 }
 
-fn random_fault(random: &mut Random) -> Fault {
-    let tear = [Tear::All, Tear::Suffix, Tear::Random, Tear::One][random.below(4) as usize];
-    match random.below(10) {
+fn random_fault(random: &mut Rng) -> Fault {
+    let tear = [Tear::All, Tear::Suffix, Tear::Random, Tear::One][random.u64(..4) as usize];
+    match random.u64(..10) {
         0 => Fault::NoSpace,
         1 => Fault::ShortWrite,
         2 => Fault::InputOutput(tear),
@@ -100,7 +101,7 @@ fn random_fault(random: &mut Random) -> Fault {
 }
 
 fn live(seed: u64) -> u64 {
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let (place, disk) = Place::faulty(seed);
     let mut model = Model { durable: Vec::new(), possible: Vec::new(), released_before: 1, term: 1 };
     let mut crashes = 0;
@@ -114,7 +115,7 @@ fn live(seed: u64) -> u64 {
             assert!(appender.last().is_none());
         }
         disk.plan(Planned {
-            operation: disk.operations() + random.below(60),
+            operation: disk.operations() + random.u64(..60),
             fault: random_fault(&mut random),
         });
         for _ in 0..STEPS_PER_LIFE_MAX {
@@ -125,7 +126,7 @@ fn live(seed: u64) -> u64 {
         }
         drop(appender);
         disk.clear_plan();
-        if !disk.is_powered() || random.below(2) == 0 {
+        if !disk.is_powered() || random.u64(..2) == 0 {
             disk.restart();
         }
     }
@@ -135,17 +136,17 @@ fn live(seed: u64) -> u64 {
 }
 
 /// Opens, though the power may fail on the way a few times.
-fn open(place: &Place, disk: &FaultyDisk, random: &mut Random) -> (Appender, u64) {
+fn open(place: &Place, disk: &FaultyDisk, random: &mut Rng) -> (Appender, u64) {
     for failures in 0..3 {
-        if random.below(3) == 0 {
+        if random.u64(..3) == 0 {
             let fault = random_fault(random);
-            disk.plan(Planned { operation: disk.operations() + random.below(12), fault });
+            disk.plan(Planned { operation: disk.operations() + random.u64(..12), fault });
         }
         let opened = Appender::open(&place.directory, &options(), Arc::clone(&place.disk));
         disk.clear_plan();
         match opened {
             Ok((appender, _)) if disk.is_powered() => return (appender, failures),
-            _ if !disk.is_powered() || random.below(2) == 0 => disk.restart(),
+            _ if !disk.is_powered() || random.u64(..2) == 0 => disk.restart(),
             _ => {}
         }
     }

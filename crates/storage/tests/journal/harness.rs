@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fastrand::Rng;
 use storage::journal::faulty::FaultyDisk;
 use storage::journal::{
     Appender, DirectDisk, Disk, FrameBuffer, FrameDraft, FrameIndex, MmapDisk, Options, Reader, Sequence,
@@ -62,31 +63,19 @@ pub(crate) fn side_car_path(directory: &Path, first_index: u64) -> PathBuf {
     directory.join(format!("{first_index:016x}.index"))
 }
 
-/// Random numbers that depend on the seed alone.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+/// Some bodies have sectors that are zero by right, to tempt recovery.
+pub(crate) fn random_body(random: &mut Rng, size_bytes: usize) -> Vec<u8> {
+    let mut body = vec![0; size_bytes];
+    random.fill(&mut body);
+    if random.u8(..3) == 0 {
+        body[size_bytes / 3..].fill(0);
     }
+    body
+}
 
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// Some bodies have sectors that are zero by right, to tempt recovery.
-    pub(crate) fn body(&mut self, size_bytes: usize) -> Vec<u8> {
-        let mut body: Vec<u8> = (0..size_bytes.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
-        body.truncate(size_bytes);
-        if self.below(3) == 0 {
-            body[size_bytes / 3..].fill(0);
-        }
-        body
-    }
+/// The body that follows from a number.
+pub(crate) fn body(seed: u64, size_bytes: usize) -> Vec<u8> {
+    random_body(&mut Rng::with_seed(seed), size_bytes)
 }
 
 pub(crate) fn draft(
@@ -114,7 +103,7 @@ pub(crate) fn next_sequence(appender: &Appender) -> u64 {
 /// Appends one frame of two events for every body size given.
 pub(crate) fn append(appender: &mut Appender, sizes_bytes: &[usize]) {
     for size_bytes in sizes_bytes {
-        let body = Random(*size_bytes as u64).body(*size_bytes);
+        let body = body(*size_bytes as u64, *size_bytes);
         let sequence = next_sequence(appender);
         let draft = draft(appender.buffer(), 1, sequence, 2, &body);
         appender.append(vec![draft]).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use storage::journal::faulty::{Fault, Planned, Tear};
 use storage::journal::{AppendError, Journal, Options, Sequence};
 
-use crate::harness::{Place, Random, content, draft, index, options};
+use crate::harness::{Place, body, content, draft, index, options};
 
 /// Only to turn a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ fn frames_are_called_back_in_order_and_seen_by_readers_by_then() {
         let journal = open(&place, options());
         let (durable, order) = channel();
         for sequence in 1..=300_u64 {
-            let body = Random(sequence).body((sequence * 97 % 9000) as usize);
+            let body = body(sequence, (sequence * 97 % 9000) as usize);
             let (durable, reader) = (durable.clone(), journal.reader());
             let callback = move |frame: Arc<storage::journal::Frame>| {
                 assert_eq!(reader.last().map(|last| last.index >= frame.index()), Some(true));
@@ -43,7 +43,7 @@ fn frames_are_called_back_in_order_and_seen_by_readers_by_then() {
         assert_eq!(called.len(), 300);
         for (frame, sequence) in called.iter().zip(1..) {
             assert_eq!((frame.index().0, frame.first_sequence().0), (sequence, sequence));
-            assert_eq!(frame.body(), Random(sequence).body((sequence * 97 % 9000) as usize));
+            assert_eq!(frame.body(), body(sequence, (sequence * 97 % 9000) as usize));
         }
         assert_eq!(content(&reader).len(), 300);
         assert_eq!(content(&place.open().reader()), content(&reader));
@@ -83,7 +83,7 @@ fn readers_follow_the_writer() {
                 });
             }
             for sequence in 1..=400_u64 {
-                let next = draft(journal.buffer(), 1, sequence, 1, &Random(sequence).body(3000));
+                let next = draft(journal.buffer(), 1, sequence, 1, &body(sequence, 3000));
                 let written = Arc::clone(&written);
                 let callback = move |frame: Arc<storage::journal::Frame>| {
                     written.store(frame.index().0, Ordering::Release)
@@ -192,7 +192,7 @@ fn truncation_and_release_take_their_turn() {
         let mut held = 0;
         for round in 0..10_u64 {
             for _ in 0..20 {
-                let next = draft(journal.buffer(), round, sequence, 1, &Random(sequence).body(9000));
+                let next = draft(journal.buffer(), round, sequence, 1, &body(sequence, 9000));
                 journal.append(next, Box::new(|_| {})).unwrap();
                 sequence += 1;
                 held += 1;
