@@ -30,9 +30,16 @@ impl AccountIndex {
         })
     }
 
-    /// Reads the slot that a look-up of this name will start at, so that the look-ups of a batch overlap their misses.
-    pub(crate) fn touch(&self, name: &str) -> u64 {
-        self.slots[start(hash_name(name.as_bytes()), self.slots.len())]
+    /// Where a look-up of this name starts.
+    pub(crate) fn address(&self, name: &str) -> *const u64 {
+        &self.slots[start(hash_name(name.as_bytes()), self.slots.len())]
+    }
+
+    /// The number that most likely belongs to the name, its account not looked at.
+    pub(crate) fn guess(&self, name: &str) -> Option<AccountNumber> {
+        let hash = hash_name(name.as_bytes());
+        let slot = self.slots[start(hash, self.slots.len())];
+        ((slot >> 32) as u32 == hash && slot != 0).then(|| AccountNumber(slot as u32 - 1))
     }
 
     /// The name must not be in the table.

@@ -3,7 +3,8 @@
 use crate::account_index::AccountIndex;
 use crate::holds::Holds;
 use crate::{
-    AccountId, AccountNumber, Currency, Event, Hold, Metadata, Movement, Sequence, Timestamp, TransactionId,
+    AccountId, AccountNumber, AccountRef, Currency, Event, Hold, Metadata, Movement, Sequence, Timestamp,
+    TransactionId,
 };
 
 /// The money of one account in one currency, in minor units. Both parts are zero or more, but for `@external`.
@@ -242,15 +243,25 @@ impl State {
         sums.into_iter().map(|(currency, sum)| Totals { currency, sum }).collect()
     }
 
-    /// Reads the cache lines that deciding on this account will need, so that a batch's misses overlap.
-    /// The value means nothing; use it so that the compiler keeps the load.
-    pub fn touch(&self, account: &crate::AccountRef) -> u64 {
+    /// Where in memory the look-up of an account starts, so that a batch's cache misses can be made to overlap: its slot, or its name's
+    /// place in the index.
+    #[inline]
+    pub fn address(&self, account: &AccountRef) -> *const u8 {
         match account {
-            crate::AccountRef::Number(number) => {
-                self.slots.get(number.index()).map_or(0, |slot| u64::from(slot.currency[0]))
-            }
-            crate::AccountRef::Named(name) => self.index.touch(name.as_str()),
+            AccountRef::Number(number) => self
+                .slots
+                .get(number.index())
+                .map_or(std::ptr::null(), |slot| std::ptr::from_ref(slot).cast()),
+            AccountRef::Named(name) => self.index.address(name.as_str()).cast(),
         }
+    }
+
+    /// As [`State::address`], one step on: what a name is compared with, and the slot of the account that most likely has it.
+    #[inline]
+    pub fn addresses_of_name(&self, name: &AccountId) -> Option<[*const u8; 2]> {
+        let guess = self.index.guess(name.as_str())?;
+        let details = self.details.get(guess.index()).map(std::ptr::from_ref)?;
+        Some([details.cast(), self.address(&AccountRef::Number(guess))])
     }
 
     /// Applies the events of one command, all stamped with the same time.

@@ -7,6 +7,7 @@
 //! ```
 
 mod answer;
+mod buffers;
 mod checkpoint;
 mod commit;
 mod engine;
@@ -36,6 +37,7 @@ use ledger::{AccountId, AccountNumber, AccountRef, Command, Sequence, Transactio
 use storage::journal::{Frame, Reader};
 use storage::store::Engine;
 
+use buffers::Buffers;
 use commit::Committed;
 use engine::Work;
 
@@ -108,8 +110,16 @@ struct Inner {
     reader: Reader,
     committed: Arc<Committed>,
     metrics: Arc<Metrics>,
+    buffers: Arc<BatchBuffers>,
     stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The vectors that batches travel in.
+#[derive(Default)]
+struct BatchBuffers {
+    transfers: Buffers<Transfer>,
+    answers: Buffers<TransferAnswer>,
 }
 
 impl Inner {
@@ -147,6 +157,16 @@ impl Partition {
     ) -> Result<(), NotAccepted> {
         assert!(transfers.len() <= TRANSFERS_PER_SUBMISSION_MAX, "the caller splits what is larger");
         self.submit(Work::Transfers(transfers, Box::new(reply)))
+    }
+
+    /// An empty vector for the transfers of a large submission. Its memory is used again after the submission was executed.
+    pub fn transfers_buffer(&self) -> Vec<Transfer> {
+        self.inner.buffers.transfers.take()
+    }
+
+    /// Gives answers back that were read, so that their memory is used again.
+    pub fn recycle(&self, answers: Vec<TransferAnswer>) {
+        self.inner.buffers.answers.give_back(answers);
     }
 
     /// Executes any one command. As [`Partition::submit_transfers`].

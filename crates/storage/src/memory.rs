@@ -1,6 +1,6 @@
-//! Huge pages for large allocations.
+//! How tables that are read at random lie in memory, and come from it.
 //!
-//! Tables that are read at random miss the address translation cache on nearly every access; with pages of 2 MiB instead of 4 KiB they
+//! They miss the address translation cache on nearly every access; with pages of 2 MiB instead of 4 KiB they
 //! practically never do, and faulting fresh memory in is cheaper, too.
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -22,6 +22,21 @@ const HUGE_PAGE_SIZE_BYTES: usize = 2 << 20;
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HugePages<Inner>(pub Inner);
+
+/// Asks the processor to load the cache line at this address, and does not wait for it. A hint: any address is allowed, and where there
+/// is no such instruction, nothing happens.
+#[inline(always)]
+pub fn prefetch<Value>(address: *const Value) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction belongs to SSE, which every x86-64 processor has. It never faults and changes nothing that a
+        // program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
 
 /// Advice only: where the kernel has no huge pages to give, or none at all, nothing changes.
 fn advise(start: *mut u8, size: usize) {

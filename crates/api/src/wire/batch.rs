@@ -39,9 +39,15 @@ pub struct Batch {
 impl Batch {
     /// Reads a batch. What is wrong with one transfer is that transfer's own problem.
     pub fn read(message: &Message) -> Result<Batch, Malformed> {
-        /// A little less than a transfer between two accounts with short names.
-        const TRANSFER_SIZE_BYTES: usize = 40;
-        let mut batch = Batch::default();
+        Batch::read_into(message, Vec::new())
+    }
+
+    /// As [`Batch::read`], with the transfers in a vector that may have memory already. It must be empty.
+    pub fn read_into(message: &Message, transfers: Vec<Transfer>) -> Result<Batch, Malformed> {
+        /// The least that a transfer takes, but for unusually small handles.
+        const TRANSFER_SIZE_BYTES: usize = 32;
+        assert!(transfers.is_empty(), "a batch begins with its own transfers");
+        let mut batch = Batch { transfers, ..Batch::default() };
         batch.transfers.reserve((message.0.len() / TRANSFER_SIZE_BYTES).min(TRANSFERS_MAX));
         let mut fields = Fields(&message.0);
         while let Some(key) = fields.next_key()? {

@@ -13,7 +13,7 @@ use api::request::TRANSFERS_MAX;
 use api::wire::{Batch, Message, ResultWriter, Success, Transfers};
 use api::{Code, wire};
 use ledger::{Sequence, Timestamp};
-use shards::partition::TransferAnswer;
+use shards::partition::{Partition, TransferAnswer};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -60,10 +60,10 @@ pub(super) fn start(
     let (submitted, awaited) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
     let (results, answered) = mpsc::channel(RESULTS_WAITING_MAX);
     let patience = shared.config.request_timeout;
-    let partition = node.partition.number();
+    let partition = node.partition.clone();
     let reading = tokio::spawn(read(node, shared, stopped, batches, submitted));
     tokio::spawn(async move {
-        if let Err(status) = answer(partition, patience, awaited, &results).await {
+        if let Err(status) = answer(&partition, patience, awaited, &results).await {
             // The client may have gone away meanwhile.
             let _ = results.send(Err(status)).await;
             reading.abort();
@@ -99,7 +99,8 @@ async fn read(
 }
 
 async fn submit(node: &Node, shared: &Shared, message: Message) -> Result<Submitted, Status> {
-    let batch = Batch::read(&message).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let batch = Batch::read_into(&message, node.partition.transfers_buffer())
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
     let Batch { batch_id, count, transfers, malformed } = batch;
     shared.metrics.batches.fetch_add(1, Ordering::Relaxed);
     shared.metrics.batch_transfers.fetch_add(count as u64, Ordering::Relaxed);
@@ -134,7 +135,7 @@ async fn execute(node: &Node, shared: &Shared, transfers: Vec<ledger::Transfer>)
 }
 
 async fn answer(
-    partition: u32,
+    partition: &Partition,
     patience: Duration,
     mut awaited: mpsc::Receiver<Submitted>,
     results: &mpsc::Sender<Result<Message, Status>>,
@@ -143,7 +144,7 @@ async fn answer(
         let answers = match &mut batch.answers {
             Answers::Refused(problem) => {
                 let (code, detail) = (problem.code.name(), &problem.detail);
-                let message = ResultWriter::refused_batch(batch.batch_id, partition, code, detail);
+                let message = ResultWriter::refused_batch(batch.batch_id, partition.number(), code, detail);
                 if results.send(Ok(message)).await.is_err() {
                     return Ok(());
                 }
@@ -164,7 +165,8 @@ async fn answer(
                 }
             },
         };
-        let message = write(partition, &batch, &answers);
+        let message = write(partition.number(), &batch, &answers);
+        partition.recycle(answers);
         if results.send(Ok(message)).await.is_err() {
             return Ok(());
         }

@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ledger::{AccountDetails, AccountNumber, TransactionId};
+use ledger::{AccountDetails, AccountNumber, Currency, TransactionId};
 use storage::store::{Change, Run, StateStore, StoreError};
 
 use super::commit::Committed;
+use super::id_filter::IdFilter;
 use super::id_index::{IdSeed, SealedWindow};
-use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, ID_BUCKETS, IdBlock};
+use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, IdBlock};
 use super::metrics::Metrics;
 use super::window::{AvailableChange, IdEntry, RareChange, Window};
 
@@ -23,13 +24,15 @@ const IDLE: Duration = Duration::from_millis(200);
 pub(super) struct CheckpointBuilder {
     pub(super) store: Arc<dyn StateStore>,
     pub(super) seed: IdSeed,
+    /// Of every id in the store. The state thread looks ids up in it meanwhile.
+    pub(super) filter: Arc<IdFilter>,
     pub(super) committed: Arc<Committed>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl CheckpointBuilder {
     /// Works until the state thread hangs up. An error is fatal for the node: the caller stops it.
-    pub(super) fn run(&self, windows: &Receiver<Arc<SealedWindow>>) -> Result<(), StoreError> {
+    pub(super) fn run(&mut self, windows: &Receiver<Arc<SealedWindow>>) -> Result<(), StoreError> {
         loop {
             match windows.recv_timeout(IDLE) {
                 Ok(sealed) => {
@@ -47,13 +50,13 @@ impl CheckpointBuilder {
         }
     }
 
-    fn ingest(&self, sealed: &SealedWindow) -> Result<(), StoreError> {
+    fn ingest(&mut self, sealed: &SealedWindow) -> Result<(), StoreError> {
         let started = Instant::now();
         let run = self.build(&sealed.window)?;
         let keys = run.changes.len();
         let built = started.elapsed();
         self.store.ingest(run)?;
-        sealed.ingested.store(true, Ordering::Release);
+        sealed.ingested.set(Arc::clone(&self.filter)).expect("a window is ingested once");
         let sequence = sealed.window.last_sequence.0;
         self.metrics.checkpoint_sequence.store(sequence, Ordering::Relaxed);
         tracing::debug!(
@@ -68,7 +71,7 @@ impl CheckpointBuilder {
         Ok(())
     }
 
-    fn build(&self, window: &Window) -> Result<Run, StoreError> {
+    fn build(&mut self, window: &Window) -> Result<Run, StoreError> {
         let rare = RareRows::collect(&window.rare);
         let mut changes = Vec::new();
         for (account, (details, closed)) in rare.accounts {
@@ -94,30 +97,34 @@ impl CheckpointBuilder {
 
     /// Rewrites each page of balances that the window touched.
     fn build_pages(&self, window: &Window, changes: &mut Vec<(Vec<u8>, Change)>) -> Result<(), StoreError> {
-        let page_of = |account: AccountNumber| (account.0 / ACCOUNTS_PER_PAGE) as usize;
-        let available = group_by(&window.changes, |change| page_of(change.account));
-        let mut held: Vec<(AccountNumber, _, _)> = Vec::new();
+        let page_of = |account: AccountNumber| account.0 / ACCOUNTS_PER_PAGE;
+        let within = |account: AccountNumber| (account.0 % ACCOUNTS_PER_PAGE) as u8;
+        let mut available = window.changes.clone();
+        radsort::sort_by_key(&mut available, |change| page_of(change.account));
+        let mut held: Vec<(AccountNumber, Currency, i64)> = Vec::new();
         for change in &window.rare {
             if let RareChange::Held(account, currency, after) = change {
                 held.push((*account, *currency, *after));
             }
         }
-        // A held balance never changes without the available one: every page with the first has the second.
-        let held = group_by(&held, |(account, _, _)| page_of(*account));
-        let touched: Vec<usize> =
-            (0..available.groups()).filter(|page| !available.group(*page).is_empty()).collect();
-        let keys: Vec<Vec<u8>> = touched.iter().map(|page| layout::balances_key(*page as u32)).collect();
+        held.sort_by_key(|(account, ..)| page_of(*account));
+        let mut held = held.as_slice();
+
+        let pages = || available.chunk_by(|one, two| page_of(one.account) == page_of(two.account));
+        let keys: Vec<Vec<u8>> = pages().map(|page| layout::balances_key(page_of(page[0].account))).collect();
         let images = self.store.get_many(&keys)?;
-        for ((page, key), image) in touched.into_iter().zip(keys).zip(images) {
+        for ((page, key), image) in pages().zip(keys).zip(images) {
             let mut balances = match image {
                 None => BalancePage::default(),
                 Some(image) => BalancePage::decode(&image).ok_or_else(|| layout::damaged(&key))?,
             };
-            let within = |account: AccountNumber| (account.0 % ACCOUNTS_PER_PAGE) as u8;
-            for AvailableChange { account, currency, available } in available.group(page) {
+            for AvailableChange { account, currency, available } in page {
                 balances.balance_mut(within(*account), *currency).available = *available;
             }
-            for (account, currency, after) in held.group(page) {
+            // A held balance never changes without the available one: every page with the first has the second.
+            let number = page_of(page[0].account);
+            let of_page = held.partition_point(|(account, ..)| page_of(*account) <= number);
+            for (account, currency, after) in held.split_off(..of_page).into_iter().flatten() {
                 balances.balance_mut(within(*account), *currency).held = *after;
             }
             changes.push((key, Change::Put(balances.encode())));
@@ -125,19 +132,24 @@ impl CheckpointBuilder {
         Ok(())
     }
 
-    fn build_id_blocks(&self, window: &Window, changes: &mut Vec<(Vec<u8>, Change)>) {
-        let bucket_of = |entry: &IdEntry| layout::id_bucket(self.seed.hash(entry.id()));
-        let buckets = group_by(&window.entries, bucket_of);
-        for bucket in 0..buckets.groups().min(ID_BUCKETS) {
-            let entries = buckets.group(bucket);
-            if entries.is_empty() {
-                continue;
-            }
+    /// Packs the ids into blocks, and makes them known to the permanent filter: both in the order of their hashes, so that memory is
+    /// walked and not jumped about in.
+    fn build_id_blocks(&mut self, window: &Window, changes: &mut Vec<(Vec<u8>, Change)>) {
+        let seed = self.seed;
+        let bucket_of = |entry: &IdEntry| layout::id_bucket(seed.hash(entry.id()));
+        let mut entries = window.entries.clone();
+        radsort::sort_by_key(&mut entries, bucket_of);
+        while self.filter.is_full_with(entries.len() as u64) {
+            self.filter = Arc::new(self.filter.doubled());
+        }
+        for entries in entries.chunk_by(|one, two| bucket_of(one) == bucket_of(two)) {
             let mut block = IdBlock::new(window.last_sequence, entries.len());
             for entry in entries {
+                self.filter.insert(seed.hash(entry.id()));
                 block.push(entry.id(), entry.sequence);
             }
-            changes.push((layout::ids_key(bucket, window.last_sequence), Change::Put(block.into_bytes())));
+            let key = layout::ids_key(bucket_of(&entries[0]), window.last_sequence);
+            changes.push((key, Change::Put(block.into_bytes())));
         }
     }
 }
@@ -171,43 +183,4 @@ impl RareRows<'_> {
         }
         rows
     }
-}
-
-/// Items put in order of a small number by counting, stable: two sequential passes instead of a comparison sort.
-struct Grouped<Item> {
-    items: Vec<Item>,
-    /// Group `n` is `items[starts[n]..starts[n + 1]]`.
-    starts: Vec<usize>,
-}
-
-impl<Item> Grouped<Item> {
-    fn groups(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    fn group(&self, group: usize) -> &[Item] {
-        match self.starts.get(group..group + 2) {
-            Some([start, end]) => &self.items[*start..*end],
-            _ => &[],
-        }
-    }
-}
-
-fn group_by<Item: Copy>(items: &[Item], group_of: impl Fn(&Item) -> usize) -> Grouped<Item> {
-    let groups = items.iter().map(|item| group_of(item) + 1).max().unwrap_or(0);
-    let mut starts = vec![0; groups + 1];
-    for item in items {
-        starts[group_of(item) + 1] += 1;
-    }
-    for group in 0..groups {
-        starts[group + 1] += starts[group];
-    }
-    let mut next = starts.clone();
-    let mut ordered = items.to_vec();
-    for item in items {
-        let place = &mut next[group_of(item)];
-        ordered[*place] = *item;
-        *place += 1;
-    }
-    Grouped { items: ordered, starts }
 }

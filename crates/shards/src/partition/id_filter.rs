@@ -1,160 +1,238 @@
 //! Which transaction_ids were surely never used: a filter over every id there ever was, in memory.
 //!
-//! Nearly every id is new. One cache line per generation says so with a false alarm in about a million, so that the hot
-//! path never asks the store. An id costs about 4 bytes for ever.
+//! Nearly every id is new. One cache line says so with a false alarm in ten thousand at worst, so that the hot path never asks
+//! the store. On a large filter that line is neither in the cache nor in the address translation cache, and is the dearest access
+//! of a transfer: hence one table that doubles, and not one for each generation of ids.
 
-/// An entry is 24 bits: 16 in a lane of the first five words, 8 in a byte after them. The last byte counts the entries.
-const ENTRIES_PER_LINE: usize = 20;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use storage::memory::prefetch;
+
+/// ```text
+/// line    lane 0 .. lane 19 (u16) | high 0 .. high 19 (u8) | unused (3 bytes) | count (u8)
+/// entry   lane = fingerprint bits 0-15, high = distance from home (2 bits) | fingerprint bits 16-21
+/// count   number of entries, or SATURATED when an entry of this home found no room at all
+/// ```
 const WORDS_PER_LINE: usize = 8;
+const ENTRIES_PER_LINE: usize = 20;
 const LANE_WORDS: usize = 5;
 const HIGH_BYTES_OFFSET: usize = 40;
 const COUNT_OFFSET: usize = 63;
-/// Past this share of all entries a line would overflow into its neighbour too often.
-const FILL_PERCENT_MAX: usize = 78;
-const FIRST_GENERATION_LINES: usize = 1 << 16;
-const FINGERPRINT_BITS: u32 = 24;
+const SATURATED: u8 = 0x80;
+/// An entry stands in its home line or, past full ones, in one of the next three.
+const REACH: usize = 4;
+/// Entries of a line on average when the filter is full: one home in a hundred thousand is saturated then.
+const ENTRIES_PER_LINE_MAX: u64 = 13;
+const LINES_MIN: u64 = 1 << 14;
+const FINGERPRINT_BITS: u32 = 22;
+/// What the distance is shifted by in an entry.
+const DISTANCE_SHIFT: u32 = FINGERPRINT_BITS;
 
-/// Generations of growing size: when one is full, the next has twice its lines.
-#[derive(Debug, Default)]
+type Line = [AtomicU64; WORDS_PER_LINE];
+
+/// A set of hashes without false negatives.
+///
+/// One thread at a time inserts; others may look up meanwhile, and see an id at the latest once the insertion was made known to them.
+#[derive(Debug)]
 pub(super) struct IdFilter {
-    generations: Vec<Generation>,
+    words: Vec<AtomicU64>,
+    /// Words to skip so that lines are aligned to cache lines.
+    skip: usize,
+    /// The lines that it was made with. A hash times this is a fixed-point number: the whole part is the home, and the first bits
+    /// after the point are the fingerprint.
+    lines_at_first: u64,
+    /// How often the lines were doubled: as many of the fingerprint's first bits belong to the home by now.
+    doublings: u32,
+    ids: AtomicU64,
 }
 
 impl IdFilter {
-    pub(super) fn new() -> IdFilter {
-        IdFilter { generations: vec![Generation::new(FIRST_GENERATION_LINES)] }
+    /// An empty filter with room for so many ids.
+    pub(super) fn with_room_for(ids: u64) -> IdFilter {
+        IdFilter::with_lines((ids / ENTRIES_PER_LINE_MAX + 1).max(LINES_MIN), 0)
     }
 
-    /// A filter whose first generation takes so many ids, in any order: ids that come sorted by their hash would crowd the first
-    /// lines of a smaller one.
-    pub(super) fn with_room_for(ids: u64) -> IdFilter {
-        let entries_per_line = (ENTRIES_PER_LINE * FILL_PERCENT_MAX / 100) as u64;
-        let lines = usize::try_from(ids / entries_per_line + 1).expect("a filter fits into memory");
-        IdFilter { generations: vec![Generation::new(lines.max(FIRST_GENERATION_LINES))] }
+    fn with_lines(lines_at_first: u64, doublings: u32) -> IdFilter {
+        let lines = usize::try_from(lines_at_first << doublings).expect("a filter fits into memory");
+        let mut words = Vec::new();
+        words.resize_with((lines + 1) * WORDS_PER_LINE, AtomicU64::default);
+        let skip = words.as_ptr().align_offset(64).min(WORDS_PER_LINE);
+        IdFilter { words, skip, lines_at_first, doublings, ids: AtomicU64::new(0) }
+    }
+
+    /// The same ids in twice the lines. Quick: both are walked in order.
+    pub(super) fn doubled(&self) -> IdFilter {
+        assert!(self.doublings < FINGERPRINT_BITS, "a filter doubles until its fingerprints are used up");
+        let larger = IdFilter::with_lines(self.lines_at_first, self.doublings + 1);
+        for at in 0..self.lines() {
+            let line = self.line(at);
+            for (fingerprint, distance) in entries(line) {
+                let home = (at + self.lines() - distance) % self.lines();
+                larger.place(larger.home_below(home, fingerprint), fingerprint);
+            }
+            if is_saturated(line) {
+                [2 * at, 2 * at + 1].into_iter().for_each(|home| saturate(larger.line(home)));
+            }
+        }
+        larger.ids.store(self.ids.load(Ordering::Relaxed), Ordering::Relaxed);
+        larger
+    }
+
+    /// True when so many more ids should not be inserted before it is doubled.
+    pub(super) fn is_full_with(&self, more: u64) -> bool {
+        self.ids.load(Ordering::Relaxed) + more > self.lines() as u64 * ENTRIES_PER_LINE_MAX
     }
 
     /// False: the id with this hash was never inserted.
     pub(super) fn may_contain(&self, hash: u64) -> bool {
-        self.generations.iter().any(|generation| generation.contains(hash))
-    }
-
-    pub(super) fn insert(&mut self, hash: u64) {
-        let newest = self.generations.last().expect("there is always a generation");
-        if newest.entries >= newest.entries_max() {
-            let lines = newest.lines * 2;
-            self.generations.push(Generation::new(lines));
-        }
-        self.generations.last_mut().expect("there is always a generation").insert(hash);
-    }
-
-    /// Reads the lines that a look-up will need, so that the misses of a batch overlap.
-    pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.generations
-            .iter()
-            .map(|generation| generation.line(generation.home(hash))[0])
-            .fold(0, |one, two| one ^ two)
-    }
-
-    pub(super) fn size_bytes(&self) -> usize {
-        self.generations.iter().map(|generation| generation.words.len() * 8).sum()
-    }
-}
-
-#[derive(Debug)]
-struct Generation {
-    /// Zeroed by the allocator, which maps fresh pages lazily: making a generation does not stall the state thread.
-    words: Vec<u64>,
-    /// Words to skip so that lines are aligned to cache lines.
-    skip: usize,
-    lines: usize,
-    entries: usize,
-}
-
-impl Generation {
-    fn new(lines: usize) -> Generation {
-        let words = vec![0u64; (lines + 1) * WORDS_PER_LINE];
-        let skip = words.as_ptr().align_offset(64).min(WORDS_PER_LINE);
-        Generation { words, skip, lines, entries: 0 }
-    }
-
-    fn entries_max(&self) -> usize {
-        self.lines * ENTRIES_PER_LINE * FILL_PERCENT_MAX / 100
-    }
-
-    /// The line where an id's entry belongs; past full lines, it stands in the next.
-    fn home(&self, hash: u64) -> usize {
-        let upper = hash >> FINGERPRINT_BITS;
-        ((u128::from(upper) * self.lines as u128) >> (64 - FINGERPRINT_BITS)) as usize
-    }
-
-    fn line(&self, line: usize) -> &[u64] {
-        let start = self.skip + line * WORDS_PER_LINE;
-        &self.words[start..start + WORDS_PER_LINE]
-    }
-
-    fn next(&self, line: usize) -> usize {
-        if line + 1 == self.lines { 0 } else { line + 1 }
-    }
-
-    fn contains(&self, hash: u64) -> bool {
-        let mut at = self.home(hash);
-        loop {
-            let line = self.line(at);
-            if has_lane(line, hash as u16) && has_entry(line, hash) {
+        let (home, fingerprint) = self.place_of(hash);
+        for distance in 0..REACH {
+            let line = self.line(self.next(home, distance));
+            if has_entry(line, fingerprint, distance) || (distance == 0 && is_saturated(line)) {
                 return true;
             }
             if count(line) < ENTRIES_PER_LINE {
                 return false;
             }
-            at = self.next(at);
         }
+        false
     }
 
-    fn insert(&mut self, hash: u64) {
-        let mut at = self.home(hash);
-        while count(self.line(at)) == ENTRIES_PER_LINE {
-            at = self.next(at);
+    /// One thread at a time.
+    pub(super) fn insert(&self, hash: u64) {
+        let (home, fingerprint) = self.place_of(hash);
+        self.place(home, fingerprint);
+        self.ids.store(self.ids.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Asks for the line that a look-up will need.
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(self.line(self.place_of(hash).0));
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.words.iter_mut().for_each(|word| *word.get_mut() = 0);
+        *self.ids.get_mut() = 0;
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        self.words.len() * size_of::<u64>()
+    }
+
+    fn place(&self, home: usize, fingerprint: u32) {
+        for distance in 0..REACH {
+            let line = self.line(self.next(home, distance));
+            if count(line) < ENTRIES_PER_LINE {
+                push_entry(line, fingerprint, distance);
+                return;
+            }
         }
+        saturate(self.line(home));
+    }
+
+    fn lines(&self) -> usize {
+        (self.lines_at_first << self.doublings) as usize
+    }
+
+    /// The home line of a hash, and its fingerprint.
+    fn place_of(&self, hash: u64) -> (usize, u32) {
+        let product = u128::from(hash) * u128::from(self.lines_at_first);
+        let fingerprint = (product as u64 >> (u64::BITS - FINGERPRINT_BITS)) as u32;
+        (((product >> 64 << self.doublings) as usize) | self.home_bits(fingerprint), fingerprint)
+    }
+
+    /// The home that an entry of the half as large filter's home has here.
+    fn home_below(&self, home: usize, fingerprint: u32) -> usize {
+        2 * home + (self.home_bits(fingerprint) & 1)
+    }
+
+    /// The fingerprint's first bits, which belong to the home.
+    fn home_bits(&self, fingerprint: u32) -> usize {
+        (fingerprint >> (FINGERPRINT_BITS - self.doublings)) as usize
+    }
+
+    fn next(&self, home: usize, distance: usize) -> usize {
+        let at = home + distance;
+        if at < self.lines() { at } else { at - self.lines() }
+    }
+
+    fn line(&self, at: usize) -> &Line {
         let start = self.skip + at * WORDS_PER_LINE;
-        let line = &mut self.words[start..start + WORDS_PER_LINE];
-        let entry = count(line);
-        line[entry / 4] |= u64::from(hash as u16) << (entry % 4 * 16);
-        set_byte(line, HIGH_BYTES_OFFSET + entry, (hash >> 16) as u8);
-        set_byte(line, COUNT_OFFSET, entry as u8 + 1);
-        self.entries += 1;
+        self.words[start..].first_chunk().expect("there is a line more than are used")
     }
 }
 
-fn byte(line: &[u64], offset: usize) -> u8 {
-    (line[offset / 8] >> (offset % 8 * 8)) as u8
+fn load(line: &Line, word: usize) -> u64 {
+    line[word].load(Ordering::Relaxed)
 }
 
-fn set_byte(line: &mut [u64], offset: usize, value: u8) {
-    let shift = offset % 8 * 8;
-    line[offset / 8] = line[offset / 8] & !(0xff << shift) | u64::from(value) << shift;
+fn byte(line: &Line, offset: usize) -> u8 {
+    (load(line, offset / 8) >> (offset % 8 * 8)) as u8
 }
 
-fn count(line: &[u64]) -> usize {
-    usize::from(byte(line, COUNT_OFFSET))
+fn set_bits(line: &Line, offset: usize, bits: u64) {
+    let word = &line[offset / 8];
+    word.store(word.load(Ordering::Relaxed) | bits << (offset % 8 * 8), Ordering::Relaxed);
+}
+
+fn count(line: &Line) -> usize {
+    usize::from(byte(line, COUNT_OFFSET) & !SATURATED)
+}
+
+fn is_saturated(line: &Line) -> bool {
+    byte(line, COUNT_OFFSET) & SATURATED != 0
+}
+
+fn saturate(line: &Line) {
+    set_bits(line, COUNT_OFFSET, SATURATED.into());
+}
+
+/// The upper byte of an entry.
+fn high(fingerprint: u32, distance: usize) -> u8 {
+    ((fingerprint | (distance as u32) << DISTANCE_SHIFT) >> 16) as u8
+}
+
+fn push_entry(line: &Line, fingerprint: u32, distance: usize) {
+    let entry = count(line);
+    set_bits(line, 2 * entry, (fingerprint as u16).into());
+    set_bits(line, HIGH_BYTES_OFFSET + entry, high(fingerprint, distance).into());
+    // Last, and by adding: the bits of the old count must go.
+    let word = &line[COUNT_OFFSET / 8];
+    word.store(word.load(Ordering::Relaxed) + (1 << (COUNT_OFFSET % 8 * 8)), Ordering::Relaxed);
+}
+
+/// The fingerprint and distance of every entry.
+fn entries(line: &Line) -> impl Iterator<Item = (u32, usize)> {
+    (0..count(line)).map(|entry| {
+        let high = u32::from(byte(line, HIGH_BYTES_OFFSET + entry));
+        let entry = u32::from(lane(line, entry)) | high << 16;
+        (entry & ((1 << FINGERPRINT_BITS) - 1), (entry >> DISTANCE_SHIFT) as usize)
+    })
+}
+
+fn lane(line: &Line, entry: usize) -> u16 {
+    (load(line, entry / 4) >> (entry % 4 * 16)) as u16
+}
+
+fn has_entry(line: &Line, fingerprint: u32, distance: usize) -> bool {
+    has_lane(line, fingerprint as u16)
+        && (0..count(line)).any(|entry| {
+            lane(line, entry) == fingerprint as u16
+                && byte(line, HIGH_BYTES_OFFSET + entry) == high(fingerprint, distance)
+        })
 }
 
 /// True when any 16-bit lane equals `low`: the classic test for a zero lane, after an exclusive or.
-fn has_lane(line: &[u64], low: u16) -> bool {
+fn has_lane(line: &Line, low: u16) -> bool {
     const ONES: u64 = 0x0001_0001_0001_0001;
     const TOPS: u64 = 0x8000_8000_8000_8000;
     let pattern = u64::from(low) * ONES;
-    let zero_lanes = line[..LANE_WORDS].iter().fold(0, |found, word| {
-        let difference = word ^ pattern;
+    let zero_lanes = (0..LANE_WORDS).fold(0, |found, word| {
+        let difference = load(line, word) ^ pattern;
         found | difference.wrapping_sub(ONES) & !difference & TOPS
     });
     zero_lanes != 0
-}
-
-fn has_entry(line: &[u64], hash: u64) -> bool {
-    (0..count(line)).any(|entry| {
-        (line[entry / 4] >> (entry % 4 * 16)) as u16 == hash as u16
-            && byte(line, HIGH_BYTES_OFFSET + entry) == (hash >> 16) as u8
-    })
 }
 
 #[cfg(test)]
@@ -166,29 +244,47 @@ mod tests {
         (product as u64 ^ (product >> 64) as u64).wrapping_mul(0xa076_1d64_78bd_642f)
     }
 
-    #[test]
-    fn ids_sorted_by_their_hash_fill_a_filter_made_for_them_evenly() {
-        const INSERTED: u64 = 3_000_000;
-        let mut hashes: Vec<u64> = (0..INSERTED).map(hash).collect();
-        hashes.sort_unstable();
-        let mut filter = IdFilter::with_room_for(INSERTED);
-        hashes.iter().for_each(|hash| filter.insert(*hash));
-        assert_eq!(filter.generations.len(), 1);
-        assert!(hashes.iter().all(|hash| filter.may_contain(*hash)));
+    fn false_alarms(filter: &IdFilter, numbers: std::ops::Range<u64>) -> usize {
+        numbers.filter(|number| filter.may_contain(hash(*number))).count()
     }
 
     #[test]
-    fn every_inserted_id_is_found_over_several_generations_and_few_others_are() {
+    fn a_full_filter_finds_all_its_ids_and_hardly_any_other() {
+        const INSERTED: u64 = 3_000_000;
+        let filter = IdFilter::with_room_for(INSERTED);
+        let mut hashes: Vec<u64> = (0..INSERTED).map(hash).collect();
+        // Sorted, as the index holds them: the hardest order for a table that moves entries to the next line.
+        hashes.sort_unstable();
+        hashes.iter().for_each(|hash| filter.insert(*hash));
+        assert!(hashes.iter().all(|hash| filter.may_contain(*hash)));
+        assert!(filter.is_full_with(10_000));
+        let alarms = false_alarms(&filter, INSERTED..2 * INSERTED);
+        assert!(alarms < 150, "{alarms} false alarms in {INSERTED}");
+        assert!(filter.size_bytes() < INSERTED as usize * 5, "{} bytes", filter.size_bytes());
+    }
+
+    #[test]
+    fn every_id_stays_through_doublings() {
         const INSERTED: u64 = 6_000_000;
-        let mut filter = IdFilter::new();
+        let mut filter = IdFilter::with_room_for(0);
         for number in 0..INSERTED {
+            if filter.is_full_with(1) {
+                filter = filter.doubled();
+            }
             filter.insert(hash(number));
         }
-        assert!(filter.generations.len() > 2);
+        assert!(filter.doublings >= 4);
         assert!((0..INSERTED).all(|number| filter.may_contain(hash(number))));
-        let false_alarms =
-            (INSERTED..2 * INSERTED).filter(|number| filter.may_contain(hash(*number))).count();
-        assert!(false_alarms < 100, "{false_alarms} false alarms in {INSERTED}");
-        assert!(filter.size_bytes() < INSERTED as usize * 9, "{} bytes", filter.size_bytes());
+        let alarms = false_alarms(&filter, INSERTED..2 * INSERTED);
+        assert!(alarms < 1_500, "{alarms} false alarms in {INSERTED}");
+        assert!(filter.size_bytes() < INSERTED as usize * 11, "{} bytes", filter.size_bytes());
+    }
+
+    #[test]
+    fn a_cleared_filter_is_empty() {
+        let mut filter = IdFilter::with_room_for(1_000);
+        (0..1_000).for_each(|number| filter.insert(hash(number)));
+        filter.clear();
+        assert_eq!(false_alarms(&filter, 0..1_000), 0);
     }
 }

@@ -1,10 +1,10 @@
 //! Every transaction_id ever used, and the events about it: exactly once rests on this.
 //!
-//! Look-ups go from cheap to dear: the filter says "never used" for nearly every id; then the windows not yet in the
-//! store; then the store's permanent index.
+//! Look-ups go from cheap to dear: filters say "never used" for nearly every id; then the windows not yet in the store; then the
+//! store's permanent index. Each window has a filter of its own, small enough for the processor's cache. When the checkpoint's
+//! builder has the window in the store, it has its ids in the permanent filter as well: the state thread inserts nothing there.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ledger::{Sequence, TransactionId};
 use storage::store::{StateStore, StoreError};
@@ -17,15 +17,18 @@ use super::window::Window;
 #[derive(Debug)]
 pub(super) struct SealedWindow {
     pub(super) window: Window,
-    /// Set once the store holds the window's run: from then on the store answers for it.
-    pub(super) ingested: AtomicBool,
+    /// The permanent filter, set once it and the store hold the window's ids: from then on they answer for it.
+    pub(super) ingested: OnceLock<Arc<IdFilter>>,
 }
 
 pub(super) struct IdIndex {
     seed: IdSeed,
-    filter: IdFilter,
+    /// Of every id in the store.
+    filter: Arc<IdFilter>,
     pub(super) current: Window,
     sealed: Vec<Arc<SealedWindow>>,
+    /// Ingested, and to be filled again: the builder may still hold the last one for a moment.
+    ingested: Vec<Arc<SealedWindow>>,
     store: Arc<dyn StateStore>,
 }
 
@@ -49,24 +52,29 @@ impl IdSeed {
 impl IdIndex {
     pub(super) fn new(
         seed: IdSeed,
-        filter: IdFilter,
+        filter: Arc<IdFilter>,
         current: Window,
         store: Arc<dyn StateStore>,
     ) -> IdIndex {
-        IdIndex { seed, filter, current, sealed: Vec::new(), store }
+        IdIndex { seed, filter, current, sealed: Vec::new(), ingested: Vec::new(), store }
     }
 
     pub(super) fn hash(&self, id: TransactionId) -> u64 {
         self.seed.hash(id)
     }
 
-    pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.filter.touch(hash) ^ self.current.touch(hash)
+    /// Asks for the cache lines that looking up and inserting an id with this hash will need.
+    pub(super) fn prefetch(&self, hash: u64) {
+        self.filter.prefetch(hash);
+        self.current.filter.prefetch(hash);
+        self.sealed.iter().for_each(|sealed| sealed.window.filter.prefetch(hash));
     }
 
     /// False: the id was never used.
     pub(super) fn may_contain(&self, hash: u64) -> bool {
-        self.filter.may_contain(hash)
+        self.current.filter.may_contain(hash)
+            || self.filter.may_contain(hash)
+            || self.sealed.iter().any(|sealed| sealed.window.filter.may_contain(hash))
     }
 
     /// The sequences of every event about the id, ascending.
@@ -88,7 +96,6 @@ impl IdIndex {
 
     /// Notes that the event at `sequence` is about the id.
     pub(super) fn insert(&mut self, id: TransactionId, hash: u64, sequence: Sequence) {
-        self.filter.insert(hash);
         self.current.insert(id, hash, sequence);
     }
 
@@ -100,22 +107,28 @@ impl IdIndex {
             None => Window::new(events_max, after, timestamp),
         };
         let window = std::mem::replace(&mut self.current, next);
-        let sealed = Arc::new(SealedWindow { window, ingested: AtomicBool::new(false) });
+        let sealed = Arc::new(SealedWindow { window, ingested: OnceLock::new() });
         self.sealed.push(Arc::clone(&sealed));
         sealed
     }
 
-    /// Forgets the windows that the store answers for, and returns one of them.
+    /// Leaves windows that the store and the permanent filter answer for to them.
+    pub(super) fn settle(&mut self) {
+        let settled = |sealed: &mut Arc<SealedWindow>| sealed.ingested.get().is_some();
+        for sealed in self.sealed.extract_if(.., settled) {
+            self.filter = Arc::clone(sealed.ingested.get().expect("only settled windows were taken"));
+            self.ingested.push(sealed);
+        }
+    }
+
     fn take_ingested(&mut self) -> Option<Window> {
-        let (ingested, waiting) =
-            self.sealed.drain(..).partition(|sealed| sealed.ingested.load(Ordering::Acquire));
-        self.sealed = waiting;
-        let mut ingested: Vec<Arc<SealedWindow>> = ingested;
-        // The builder may still hold the last one for a moment.
-        ingested.drain(..).find_map(Arc::into_inner).map(|sealed| sealed.window)
+        self.settle();
+        let free = self.ingested.iter_mut().position(|ingested| Arc::get_mut(ingested).is_some())?;
+        Arc::into_inner(self.ingested.swap_remove(free)).map(|sealed| sealed.window)
     }
 
     pub(super) fn filter_size_bytes(&self) -> usize {
-        self.filter.size_bytes()
+        let windows = self.sealed.iter().map(|sealed| &sealed.window).chain([&self.current]);
+        self.filter.size_bytes() + windows.map(|window| window.filter.size_bytes()).sum::<usize>()
     }
 }

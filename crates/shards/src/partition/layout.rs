@@ -13,7 +13,6 @@ use super::id_filter::IdFilter;
 use super::id_index::IdSeed;
 
 pub(super) const ACCOUNTS_PER_PAGE: u32 = 256;
-pub(super) const ID_BUCKETS: usize = 1 << 16;
 
 const LAYOUT_VERSION: u8 = 1;
 const ACCOUNT: u8 = b'A';
@@ -21,6 +20,8 @@ const BALANCES: u8 = b'B';
 const HOLD: u8 = b'H';
 const IDS: u8 = b'I';
 const POSITION: u8 = b'P';
+/// A filter that is built anew has room for one more id in so many, so that it does not double at once.
+const FILTER_ROOM_SHARE: u64 = 4;
 const ID_ENTRY_SIZE_BYTES: usize = 20;
 
 /// Where a checkpoint stands.
@@ -67,13 +68,13 @@ pub(super) fn hold_key(hold_id: TransactionId) -> Vec<u8> {
 }
 
 /// The bucket of an id: the upper bits of its hash, so that blocks are even however ids were made.
-pub(super) fn id_bucket(hash: u64) -> usize {
-    (hash >> 48) as usize
+pub(super) fn id_bucket(hash: u64) -> u16 {
+    (hash >> 48) as u16
 }
 
-pub(super) fn ids_key(bucket: usize, run_end: Sequence) -> Vec<u8> {
+pub(super) fn ids_key(bucket: u16, run_end: Sequence) -> Vec<u8> {
     let mut key = vec![IDS];
-    key.extend_from_slice(&(bucket as u16).to_be_bytes());
+    key.extend_from_slice(&bucket.to_be_bytes());
     key.extend_from_slice(&run_end.0.to_be_bytes());
     key
 }
@@ -131,32 +132,46 @@ fn decode_hold(bytes: &[u8]) -> Option<Hold> {
 }
 
 /// The balances of 256 accounts with neighbouring numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct BalancePage {
-    accounts: Vec<Vec<(Currency, Balance)>>,
+    balances: Vec<(Currency, Balance)>,
+    /// Account `n` has `balances[starts[n]..starts[n + 1]]`.
+    starts: [u16; ACCOUNTS_PER_PAGE as usize + 1],
+}
+
+impl Default for BalancePage {
+    fn default() -> BalancePage {
+        BalancePage { balances: Vec::new(), starts: [0; ACCOUNTS_PER_PAGE as usize + 1] }
+    }
 }
 
 impl BalancePage {
     pub(super) fn decode(bytes: &[u8]) -> Option<BalancePage> {
         let mut page = BalancePage::default();
         let mut cursor = Cursor(bytes);
+        let mut accounts = 0;
         while !cursor.0.is_empty() {
             let [index, count] = cursor.take()?;
+            if usize::from(index) < accounts {
+                return None;
+            }
+            page.starts[accounts..=usize::from(index)].fill(page.balances.len() as u16);
+            accounts = usize::from(index) + 1;
             for _ in 0..count {
                 let currency = Currency::from_numeric(u16::from_le_bytes(cursor.take()?))?;
-                let balance = page.balance_mut(index, currency);
-                balance.available = i64::from_le_bytes(cursor.take()?);
-                balance.held = i64::from_le_bytes(cursor.take()?);
+                let available = i64::from_le_bytes(cursor.take()?);
+                let held = i64::from_le_bytes(cursor.take()?);
+                page.balances.push((currency, Balance { available, held }));
             }
         }
+        page.starts[accounts..].fill(page.balances.len() as u16);
         Some(page)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.accounts.len() * 20);
-        for (index, balances) in self.accounts.iter().enumerate().filter(|(_, balances)| !balances.is_empty())
-        {
-            bytes.push(index as u8);
+        let mut bytes = Vec::with_capacity(self.balances.len() * 20);
+        for (index, balances) in self.accounts().filter(|(_, balances)| !balances.is_empty()) {
+            bytes.push(index);
             bytes.push(
                 u8::try_from(balances.len())
                     .expect("ISO 4217 has fewer than 256 currencies with minor units"),
@@ -170,16 +185,22 @@ impl BalancePage {
         bytes
     }
 
+    /// The balances of every account of the page.
+    fn accounts(&self) -> impl Iterator<Item = (u8, &[(Currency, Balance)])> {
+        let ranges = self.starts.windows(2).map(|pair| usize::from(pair[0])..usize::from(pair[1]));
+        (0..=u8::MAX).zip(ranges.map(|range| &self.balances[range]))
+    }
+
     pub(super) fn balance_mut(&mut self, index: u8, currency: Currency) -> &mut Balance {
-        if self.accounts.is_empty() {
-            self.accounts.resize(ACCOUNTS_PER_PAGE as usize, Vec::new());
+        let index = usize::from(index);
+        let (start, end) = (usize::from(self.starts[index]), usize::from(self.starts[index + 1]));
+        let found = self.balances[start..end].iter().position(|(other, _)| *other == currency);
+        let at = found.map_or(end, |at| start + at);
+        if found.is_none() {
+            self.balances.insert(end, (currency, Balance::default()));
+            self.starts[index + 1..].iter_mut().for_each(|start| *start += 1);
         }
-        let balances = &mut self.accounts[usize::from(index)];
-        let at = balances.iter().position(|(other, _)| *other == currency).unwrap_or_else(|| {
-            balances.push((currency, Balance::default()));
-            balances.len() - 1
-        });
-        &mut balances[at].1
+        &mut self.balances[at].1
     }
 }
 
@@ -272,8 +293,8 @@ pub(super) fn load_state(store: &dyn StateStore, position: &CheckpointPosition) 
         let (key, value) = entry?;
         let number = key.get(1..).and_then(|page| page.try_into().ok()).map(u32::from_be_bytes);
         let (page, number) = BalancePage::decode(&value).zip(number).ok_or_else(|| damaged(&key))?;
-        for (index, balances) in page.accounts.iter().enumerate() {
-            let account = AccountNumber(number * ACCOUNTS_PER_PAGE + index as u32);
+        for (index, balances) in page.accounts() {
+            let account = AccountNumber(number * ACCOUNTS_PER_PAGE + u32::from(index));
             if !balances.is_empty() && account.0 >= state.account_numbers() {
                 return Err(damaged(&key));
             }
@@ -309,7 +330,7 @@ pub(super) fn load_filter(
     store: &dyn StateStore,
     position: &CheckpointPosition,
 ) -> Result<IdFilter, StoreError> {
-    let mut filter = IdFilter::with_room_for(position.ids);
+    let filter = IdFilter::with_room_for(position.ids + position.ids / FILTER_ROOM_SHARE);
     for_each_id(store, |id, _| filter.insert(position.seed.hash(id)))?;
     Ok(filter)
 }

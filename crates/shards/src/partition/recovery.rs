@@ -21,7 +21,7 @@ use super::layout;
 use super::metrics::Metrics;
 use super::replay::for_each_frame;
 use super::window::Window;
-use super::{CommitListener, Inner, OnFatal, Options, Partition};
+use super::{BatchBuffers, CommitListener, Inner, OnFatal, Options, Partition};
 
 /// Windows that may wait for the checkpoint's builder besides the one it works on.
 const WINDOWS_WAITING_MAX: usize = 1;
@@ -118,7 +118,9 @@ pub(super) fn open(
     metrics.checkpoint_sequence.store(loaded.state.sequence().0, Ordering::Relaxed);
 
     let (checkpoints, windows) = bounded(WINDOWS_WAITING_MAX);
-    let builder = CheckpointBuilder {
+    let filter = Arc::new(loaded.filter);
+    let mut builder = CheckpointBuilder {
+        filter: Arc::clone(&filter),
         store: Arc::clone(&store),
         seed: loaded.seed,
         committed: Arc::clone(&committed),
@@ -132,10 +134,11 @@ pub(super) fn open(
     })?;
 
     let (work_sender, work) = unbounded();
+    let buffers = Arc::new(BatchBuffers::default());
     let window = Window::new(options.run_events, loaded.state.sequence(), loaded.state.timestamp());
     let mut engine = Engine {
         term: journal.last().map_or(Term(1), |frame| frame.term),
-        ids: IdIndex::new(loaded.seed, loaded.filter, window, store),
+        ids: IdIndex::new(loaded.seed, filter, window, store),
         state: loaded.state,
         journal,
         reader: reader.clone(),
@@ -147,6 +150,7 @@ pub(super) fn open(
         wake: work_sender.clone(),
         run_events: options.run_events,
         batch: Batch::default(),
+        buffers: Arc::clone(&buffers),
         on_fatal,
     };
     replay_tail(&mut engine, last, progress)?;
@@ -158,6 +162,7 @@ pub(super) fn open(
         reader,
         committed,
         metrics,
+        buffers,
         stopping: AtomicBool::new(false),
         threads: Mutex::new(vec![engine, builder]),
     };
@@ -204,7 +209,7 @@ struct Loaded {
 fn load_checkpoint(store: &Arc<dyn StateStore>) -> Result<Loaded, OpenError> {
     let Some(position) = layout::load_position(store.as_ref())? else {
         let seed = IdSeed(RandomState::new().hash_one("transaction ids"));
-        return Ok(Loaded { state: State::new(), filter: IdFilter::new(), seed });
+        return Ok(Loaded { state: State::new(), filter: IdFilter::with_room_for(0), seed });
     };
     let (state, filter) = thread::scope(|scope| {
         let filter = scope.spawn(|| layout::load_filter(store.as_ref(), &position));

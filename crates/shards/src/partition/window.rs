@@ -8,6 +8,8 @@ use ledger::{
     Timestamp, TransactionId,
 };
 
+use super::id_filter::IdFilter;
+
 /// One use of a transaction_id. 24 bytes: a `u128` would align to 32.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IdEntry {
@@ -43,6 +45,10 @@ pub(super) enum RareChange {
     HoldSettled(TransactionId),
 }
 
+/// Entries that share a table.
+const BLOCK: usize = 1 << 14;
+const TABLE_SLOTS: usize = 2 * BLOCK;
+
 /// A window is only cut between frames: it must have room for the ids of one more, however many groups it holds.
 const FRAME_ENTRIES_MAX: usize = 1 << 16;
 
@@ -52,8 +58,11 @@ pub(super) struct Window {
     pub(super) last_sequence: Sequence,
     pub(super) timestamp: Timestamp,
     pub(super) entries: Vec<IdEntry>,
-    /// Open addressing: `hash (upper 32 bits) | entry + 1 (lower 32 bits)`; 0 is empty.
-    table: Vec<u64>,
+    /// Of the ids of all entries.
+    pub(super) filter: IdFilter,
+    /// One small open-addressing table for every [`BLOCK`] of entries: the index of an entry within the block plus one; 0 is empty.
+    /// Insertions go to the newest only, which stays in the cache; a look-up, which is rare, probes them all.
+    tables: Vec<[u16; TABLE_SLOTS]>,
     pub(super) changes: Vec<AvailableChange>,
     pub(super) rare: Vec<RareChange>,
 }
@@ -65,7 +74,8 @@ impl Window {
             timestamp,
             // Reserved at once: growing by halves would move tens of megabytes on the state thread.
             entries: Vec::with_capacity(events_max + FRAME_ENTRIES_MAX),
-            table: vec![0; ((events_max + FRAME_ENTRIES_MAX) * 2).next_power_of_two()],
+            filter: IdFilter::with_room_for((events_max + FRAME_ENTRIES_MAX) as u64),
+            tables: Vec::with_capacity((events_max + FRAME_ENTRIES_MAX) / BLOCK + 1),
             changes: Vec::with_capacity(2 * events_max + FRAME_ENTRIES_MAX),
             rare: Vec::new(),
         }
@@ -76,7 +86,8 @@ impl Window {
         self.last_sequence = after;
         self.timestamp = timestamp;
         self.entries.clear();
-        self.table.fill(0);
+        self.filter.clear();
+        self.tables.clear();
         self.changes.clear();
         self.rare.clear();
         self
@@ -126,30 +137,34 @@ impl Window {
     }
 
     pub(super) fn insert(&mut self, id: TransactionId, hash: u64, sequence: Sequence) {
-        self.entries.push(IdEntry::new(id, sequence));
-        let mut at = self.home(hash);
-        while self.table[at] != 0 {
-            at = (at + 1) & (self.table.len() - 1);
+        self.filter.insert(hash);
+        if self.entries.len().is_multiple_of(BLOCK) {
+            self.tables.push([0; TABLE_SLOTS]);
         }
-        let entry = u32::try_from(self.entries.len()).expect("a window is far below 2^32 entries");
-        self.table[at] = hash & 0xffff_ffff_0000_0000 | u64::from(entry);
+        self.entries.push(IdEntry::new(id, sequence));
+        let table = self.tables.last_mut().expect("an entry begins a table or follows one that did");
+        let mut at = home(hash);
+        while table[at] != 0 {
+            at = (at + 1) % TABLE_SLOTS;
+        }
+        table[at] = ((self.entries.len() - 1) % BLOCK + 1) as u16;
     }
 
     /// Appends the sequences of every use of the id.
     pub(super) fn find(&self, id: TransactionId, hash: u64, sequences: &mut Vec<Sequence>) {
-        let mut at = self.home(hash);
-        while self.table[at] != 0 {
-            let slot = self.table[at];
-            let entry = &self.entries[slot as u32 as usize - 1];
-            if slot >> 32 == hash >> 32 && entry.id() == id {
-                sequences.push(Sequence(entry.sequence));
-            }
-            at = (at + 1) & (self.table.len() - 1);
+        if !self.filter.may_contain(hash) {
+            return;
         }
-    }
-
-    pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.table[self.home(hash)]
+        for (table, entries) in self.tables.iter().zip(self.entries.chunks(BLOCK)) {
+            let mut at = home(hash);
+            while table[at] != 0 {
+                let entry = &entries[usize::from(table[at]) - 1];
+                if entry.id() == id {
+                    sequences.push(Sequence(entry.sequence));
+                }
+                at = (at + 1) % TABLE_SLOTS;
+            }
+        }
     }
 
     /// True when it is time to cut the window.
@@ -161,8 +176,9 @@ impl Window {
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.changes.is_empty() && self.rare.is_empty()
     }
+}
 
-    fn home(&self, hash: u64) -> usize {
-        hash as usize & (self.table.len() - 1)
-    }
+/// Where in a block's table a look-up starts: the bits that the filters use least.
+fn home(hash: u64) -> usize {
+    hash as usize % TABLE_SLOTS
 }
