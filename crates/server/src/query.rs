@@ -1,6 +1,7 @@
 //! Commands and queries as both protocols know them: asked of the partition and the views, answered in the domain's own types.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,12 +121,17 @@ fn outcome(asked: &Command, answer: CommandAnswer) -> Outcome {
     }
 }
 
+/// A number of digits alone: without a sign.
+pub(crate) fn whole_number<Number: FromStr>(text: &str) -> Option<Number> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 /// Waits until the read side has seen what the client has seen.
 pub(crate) async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(header) = headers.get(api::grpc::POSITION_KEY) else { return Ok(()) };
     let position =
         header.to_str().ok().and_then(|text| text.split_once(':')).and_then(|(partition, sequence)| {
-            Some((partition.parse::<u32>().ok()?, sequence.parse::<u64>().ok()?))
+            Some((whole_number::<u32>(partition)?, whole_number::<u64>(sequence)?))
         });
     let Some((_, sequence)) = position.filter(|(partition, _)| *partition == node.partition.number()) else {
         let detail = format!("the header X-Wallet-Position must be partition:sequence, it is {header:?}");
@@ -171,7 +177,7 @@ pub(crate) fn account(partition: u32, view: &AccountView) -> response::Account<'
 
 /// Reads the `next_cursor` of an earlier answer.
 pub(crate) fn cursor(text: &str) -> Result<Sequence, Problem> {
-    text.parse().map(Sequence).map_err(|_| {
+    whole_number(text).map(Sequence).ok_or_else(|| {
         let detail = format!("cursor must be the next_cursor of an earlier answer, it is {text:?}");
         Problem::new(Code::InvalidRequest, detail)
     })

@@ -26,6 +26,8 @@ use crate::{Node, Shared, answer, metrics};
 
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
+/// How much of a body that is too large is read all the same, and dropped: most clients listen only once they have sent everything.
+const PASSED_OVER_SIZE_BYTES_MAX: u64 = 8 << 20;
 
 /// The routes that are served without the router.
 mod path {
@@ -107,7 +109,7 @@ fn node(shared: &Shared) -> Result<&Node, Problem> {
         .ok_or_else(|| Problem::new(Code::Unavailable, "the server is still recovering its state"))
 }
 
-/// The whole body of a command, once its headers were checked. What is too large is not read to its end.
+/// The whole body of a command, once its headers were checked. What is far too large is not read to its end.
 async fn read_body<Content>(headers: &HeaderMap, mut content: Content) -> Result<Bytes, Problem>
 where
     Content: HttpBody<Data = Bytes> + Unpin,
@@ -123,6 +125,7 @@ where
         Problem::new(Code::RequestTooLarge, format!("the body is larger than {BODY_SIZE_BYTES_MAX} bytes"))
     };
     if content.size_hint().lower() > BODY_SIZE_BYTES_MAX as u64 {
+        pass_over(content).await;
         return Err(too_large());
     }
     // A small body comes in one piece, which needs no copy.
@@ -133,6 +136,7 @@ where
         })?;
         let Ok(piece) = frame.into_data() else { continue };
         if first.len().max(joined.len()) + piece.len() > BODY_SIZE_BYTES_MAX {
+            pass_over(content).await;
             return Err(too_large());
         }
         if first.is_empty() {
@@ -145,6 +149,20 @@ where
         }
     }
     Ok(if joined.is_empty() { first } else { joined.into() })
+}
+
+/// Reads what is left of a body and drops it, unless it is too much even for that.
+async fn pass_over<Content: HttpBody<Data = Bytes> + Unpin>(mut content: Content) {
+    if content.size_hint().lower() > PASSED_OVER_SIZE_BYTES_MAX {
+        return;
+    }
+    let mut passed = 0;
+    while let Some(Ok(frame)) = content.frame().await {
+        passed += frame.data_ref().map_or(0, |piece| piece.len() as u64);
+        if passed > PASSED_OVER_SIZE_BYTES_MAX {
+            return;
+        }
+    }
 }
 
 /// The header `Idempotency-Key`, if sent, must name the body's transaction.
@@ -442,9 +460,9 @@ fn history_query(parameters: &HashMap<String, String>) -> Result<HistoryQuery, P
         let value = parameters.get(name).map_or("", String::as_str);
         Problem::new(Code::InvalidRequest, format!("query parameter {name} {must}, it is {value:?}"))
     };
-    let limit = match parameters.get("limit").map(|text| text.parse::<usize>()) {
+    let limit = match parameters.get("limit").map(|text| query::whole_number::<usize>(text)) {
         None => query::HISTORY_LIMIT,
-        Some(Ok(limit)) if (1..=query::HISTORY_LIMIT_MAX).contains(&limit) => limit,
+        Some(Some(limit)) if (1..=query::HISTORY_LIMIT_MAX).contains(&limit) => limit,
         Some(_) => return Err(invalid("limit", "must be a number from 1 to 1000")),
     };
     let before = parameters.get("cursor").map(|cursor| query::cursor(cursor)).transpose()?;
@@ -492,11 +510,17 @@ fn history_entry(
     })
 }
 
-async fn transaction(State(shared): App, Path(id): Path<String>, headers: HeaderMap) -> Response<Body> {
+async fn transaction(
+    State(shared): App,
+    Path(id): Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Response<Body> {
     respond(
         async {
             let node = node(&shared)?;
             let transaction_id = request::path_transaction(&id)?;
+            parameters(query, &[])?;
             query::reach_position(node, &headers).await?;
             let (found, names, last) = query::transaction(node, transaction_id).await?;
             let partition = node.partition.number();

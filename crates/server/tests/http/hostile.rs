@@ -20,6 +20,23 @@ fn a_huge_body_is_refused_before_it_is_read() {
     );
     let answer = wallet.raw(head.as_bytes());
     assert_eq!((answer.status, answer.problem().as_str()), (413, "request_too_large"));
+    // Whoever sends a little too much is heard to the end before he is answered, and may go on.
+    let mut stream = wallet.connect();
+    for size_bytes in [(1 << 20) + 1, 4 << 20] {
+        let head = format!(
+            "POST {PATH} HTTP/1.1\r\nhost: w\r\ncontent-type: application/json\r\ncontent-length: {size_bytes}\r\n\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), &vec![b' '; size_bytes]].concat()).expect("it is all taken");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("it is answered");
+        assert_eq!(&answer, b"HTTP/1.1 413");
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"}") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("it is answered");
+            rest.push(byte[0]);
+        }
+    }
     // Without a length, it is cut off once it is too long.
     let mut stream = wallet.connect();
     let head = format!(

@@ -35,14 +35,29 @@ fn history_is_newest_first_in_pages_with_running_balances() {
     assert_eq!(since["entries"].as_array().map(Vec::len), Some(4));
     let until = wallet.get(&format!("/v1/wallet/accounts/alice/history?until={time}")).ok();
     assert_eq!(until["entries"].as_array().map(Vec::len), Some(6));
-    for wrong in
-        ["limit=0", "limit=1001", "limit=x", "cursor=x", "since=yesterday", "colour=red", "limit=1&limit=2"]
-    {
-        assert_eq!(
-            wallet.get(&format!("/v1/wallet/accounts/alice/history?{wrong}")).problem(),
-            "invalid_request"
-        );
+    let wrong = [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "limit=",
+        "limit=%2B1",
+        "limit=1.0",
+        "limit=%zz",
+        "limit=1&limit=2",
+        "cursor=x",
+        "cursor=",
+        "cursor=-1",
+        "cursor=%2B1",
+        "since=yesterday",
+        "until=2026-13-01T00:00:00Z",
+        "colour=red",
+    ];
+    for wrong in wrong {
+        let refused = wallet.get(&format!("/v1/wallet/accounts/alice/history?{wrong}"));
+        assert_eq!((refused.status, refused.problem().as_str()), (400, "invalid_request"), "{wrong}");
     }
+    let transaction = format!("/v1/wallet/transactions/{}?colour=red", wallet.id());
+    assert_eq!(wallet.get(&transaction).problem(), "invalid_request");
     assert_eq!(wallet.get("/v1/wallet/accounts/alice/history?currency=ZZZ").problem(), "invalid_currency");
     let wallet = wallet.restart();
     let again = wallet.get("/v1/wallet/accounts/alice/history").ok();
@@ -63,8 +78,12 @@ fn a_query_sees_what_its_client_has_seen() {
     }
     let future = wallet.request("GET", "/v1/wallet/state", &[("x-wallet-position", "0:1000000")], b"");
     assert_eq!((future.status, future.problem().as_str()), (503, "unavailable"));
-    let wrong = wallet.request("GET", "/v1/wallet/state", &[("x-wallet-position", "here")], b"");
-    assert_eq!(wrong.problem(), "invalid_request");
+    for position in
+        ["here", "", "0", "0:", ":1", "0:1:2", "0:-1", "0:+1", "+0:1", "1:1", "0:18446744073709551616"]
+    {
+        let wrong = wallet.request("GET", "/v1/wallet/state", &[("x-wallet-position", position)], b"");
+        assert_eq!((wrong.status, wrong.problem().as_str()), (400, "invalid_request"), "{position:?}");
+    }
 }
 
 #[test]
