@@ -25,7 +25,7 @@ help: ## What can be made
 # the network, and a new advisory would turn a gate red that was green.
 test: ## The gate: formatting, lints, docs, licences, every test (25 minutes at most on 2 cores, from nothing)
 	cargo fmt --all --check
-	.ci/tools gate deny rocksdb
+	.ci/tools gate deny rocksdb s3
 	cargo deny --log-level error check licenses bans sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
@@ -38,6 +38,7 @@ test-extended: ## Longer campaigns of the random tests, optimised
 	.ci/tools gate
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p ledger
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p jigap --test damaged_input
+	JIGAP_ARCHIVE_KILLS=500 cargo nextest run --profile extended --release --locked -p shards --test archive
 	JIGAP_CRASH_POINTS=2000 cargo nextest run --profile extended --release --locked -p shards --test crash
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60 unless given), guided by coverage; findings stay in fuzz/artifacts

@@ -102,6 +102,15 @@ pub const ROUTES: &[Route] = &[
         &["partition", "after", "account"],
         None,
     ),
+    Route {
+        method: "post",
+        path: "/v1/admin/snapshots",
+        summary: "Write a snapshot of now into the archive; 200 when nothing has happened since the last one",
+        body: None,
+        success: 201,
+        answer: Some("Snapshot"),
+        query: &[],
+    },
     get("/healthz", "The process lives", &[], None),
     get("/readyz", "The server can serve", &[], None),
     get("/metrics", "Metrics for Prometheus", &[], None),
@@ -341,6 +350,8 @@ fn answers() -> Value {
         "Total": object(json!({ "currency": text, "sum": money, "in_flight": money })),
         "State": object(json!({ "partition": count, "sequence": count, "accounts": count, "pending_holds": count, "as_of": time,
             "totals": array("Total"), "digest": text })),
+        "Snapshot": object(json!({ "partition": count, "sequence": count, "as_of": time, "digest": text, "accounts": count,
+            "transaction_ids": count, "size_bytes": count, "parts": count, "elapsed_ms": count, "archive": text })),
     })
 }
 

@@ -110,6 +110,12 @@ pub(crate) enum Subject {
     /// Read a data directory that no server has open
     #[command(subcommand)]
     Journal(JournalSubject),
+    /// Write, list or check snapshots in the archive
+    #[command(subcommand)]
+    Snapshot(SnapshotSubject),
+    /// Build a data directory as of any past event, from the archive alone
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArguments),
     /// Generate load against a running wallet, measure it, and prove that nothing was lost
     Bench(Box<BenchArguments>),
     /// Print completions for a shell
@@ -154,6 +160,66 @@ pub(crate) enum AccountSubject {
         #[command(flatten)]
         client: ClientArguments,
     },
+}
+
+const RESTORE_HELP: &str = "\
+The newest whole snapshot at or before the point is taken, then the archived journal is applied up to it, every event checked.
+A damaged snapshot is named and an older one taken. Nothing in the archive is changed.
+
+Examples:
+  jigap restore --from s3://bucket/wallet --to restored                      everything that was archived
+  jigap restore --from file:///mnt/backup --at-sequence 1000000 --to what-if
+  jigap restore --from s3://bucket/wallet --at 2026-01-02T03:04:05Z --to before-the-mistake
+  jigap serve --data-dir restored --archive-url s3://bucket/wallet           go on from there, old history included
+
+For S3, credentials and endpoint come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT.";
+
+/// `jigap snapshot ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotSubject {
+    /// Ask the running wallet to write a snapshot of now into its archive, and wait for it
+    Create {
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// List the snapshots of an archive
+    List(ArchiveArguments),
+    /// Check snapshots through and through: every part against its checksum, the content against its digest
+    Verify {
+        /// Only the snapshot of this sequence
+        #[arg(long, value_name = "SEQUENCE")]
+        sequence: Option<u64>,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+}
+
+/// Which archive, and how to print.
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveArguments {
+    #[command(flatten)]
+    pub(crate) directory: DirectorySettings,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+/// `jigap restore`
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArguments {
+    /// The archive: file:///DIR, s3://BUCKET/PREFIX or hdfs://HOST:PORT/DIR
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+    /// The new data directory; must be empty or missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Restore to just after this event
+    #[arg(long, value_name = "SEQUENCE", conflicts_with = "at")]
+    pub(crate) at_sequence: Option<u64>,
+    /// Restore to just after the last event at or before this time: 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
 }
 
 /// `jigap journal ...`

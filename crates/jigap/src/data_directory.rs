@@ -5,6 +5,7 @@
 //! DIR/jigap.meta    "jigap data directory\nformat 1\n"
 //! DIR/partition-0/  journal/ and state/
 //! DIR/views/        what is built from the journal
+//! DIR/archive/      snapshots and the journal's whole life, unless `archive-url` names another place
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -18,6 +19,8 @@ use crate::exit::{Exit, Failure, OrExit};
 /// The version of the directory's layout.
 const FORMAT_VERSION: u32 = 1;
 const META_HEADING: &str = "jigap data directory";
+/// Stands in a directory that is being filled from elsewhere.
+const INCOMPLETE: &str = "restore.incomplete";
 
 /// A locked data directory. The lock ends with the process, however it ends.
 #[derive(Debug)]
@@ -45,6 +48,42 @@ impl DataDirectory {
             .or_exit(Exit::Directory)?;
         check_or_write_meta(path).or_exit(Exit::Directory)?;
         Ok(DataDirectory { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Begins a directory that is filled from elsewhere. Until [`DataDirectory::complete`] nobody serves from it, and another
+    /// attempt takes its place.
+    pub(crate) fn begin(path: &Path) -> Result<DataDirectory, Failure> {
+        let unusable = || format!("cannot use the directory {}", path.display());
+        fs::create_dir_all(path).with_context(unusable).or_exit(Exit::Directory)?;
+        let marker = path.join(INCOMPLETE);
+        let is_empty = fs::read_dir(path).with_context(unusable).or_exit(Exit::Directory)?.next().is_none();
+        if !is_empty && !marker.exists() {
+            let why = anyhow!("{} is not empty; name a directory that is empty or missing", path.display());
+            return Err(Failure::new(Exit::Directory, why));
+        }
+        let write = || -> std::io::Result<()> {
+            File::create(&marker)?.sync_all()?;
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else if entry.file_name() != INCOMPLETE {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            File::open(path)?.sync_all()
+        };
+        write().with_context(unusable).or_exit(Exit::Directory)?;
+        let lock = lock(path, Lock::Exclusive)?;
+        Ok(DataDirectory { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The directory that was begun is whole and durable: from now on it can be served.
+    pub(crate) fn complete(&self) -> Result<(), Failure> {
+        write_version(&self.path).or_exit(Exit::Directory)?;
+        let marker = self.path.join(INCOMPLETE);
+        let removed = fs::remove_file(&marker).and_then(|()| File::open(&self.path)?.sync_all());
+        removed.with_context(|| format!("cannot remove {}", marker.display())).or_exit(Exit::Directory)
     }
 
     /// Opens an existing directory to work on it while no server does.
@@ -128,7 +167,7 @@ fn check_or_write_meta(directory: &Path) -> anyhow::Result<()> {
     let path = meta_path(directory);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return write_meta(directory, &path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return write_meta(directory),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     let version = text
@@ -152,7 +191,13 @@ fn check_or_write_meta(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes the version beside its final name first, so that a crash leaves either nothing or all of it.
-fn write_meta(directory: &Path, path: &Path) -> anyhow::Result<()> {
+fn write_meta(directory: &Path) -> anyhow::Result<()> {
+    if directory.join(INCOMPLETE).exists() {
+        return Err(anyhow!(
+            "{} is a restore that was not finished; run `jigap restore` again with the same --to",
+            directory.display()
+        ));
+    }
     // Data without a version was not made by us, or lost its version: guessing could destroy it.
     if directory.join("partition-0").exists() {
         return Err(anyhow!(
@@ -160,12 +205,17 @@ fn write_meta(directory: &Path, path: &Path) -> anyhow::Result<()> {
             directory.display()
         ));
     }
+    write_version(directory)
+}
+
+fn write_version(directory: &Path) -> anyhow::Result<()> {
+    let path = meta_path(directory);
     let draft = directory.join("jigap.meta.new");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&draft)?;
         write!(file, "{META_HEADING}\nformat {FORMAT_VERSION}\n")?;
         file.sync_all()?;
-        fs::rename(&draft, path)?;
+        fs::rename(&draft, &path)?;
         File::open(directory)?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))

@@ -1,5 +1,6 @@
 //! The one binary: `serve`, client commands, journal tools, benchmark. It parses and wires; rules live in the crates.
 
+mod archive;
 mod bench;
 mod cli;
 mod client;
@@ -70,6 +71,8 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::State { client } => client::run(&Ask::state(), &client),
         Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
         Subject::Journal(JournalSubject::Verify { directory, output }) => journal::verify(&directory, output),
+        Subject::Snapshot(subject) => archive::snapshot(&subject),
+        Subject::Restore(arguments) => archive::restore(&arguments),
         Subject::Bench(arguments) => bench::run(&arguments),
         Subject::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "jigap", &mut std::io::stdout());

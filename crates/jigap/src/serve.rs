@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use server::{Config, Ready, Server};
 use shards::partition::{self, OnFatal, OpenError, Partition};
+use storage::objects::Purpose;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -20,7 +21,7 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::journal::{is_damage, is_store_damage};
 use crate::progress::Progress;
 use crate::settings::{Flags, Settings};
-use crate::{logging, serve::listener::HistoryFeed};
+use crate::{archive, logging, serve::listener::HistoryFeed};
 
 /// The partition of a single node.
 const PARTITION: u32 = 0;
@@ -125,7 +126,7 @@ fn address(settings: &Settings, name: &str) -> Result<SocketAddr, Failure> {
     found.ok_or_else(|| Failure::usage(format!("--{name} {text}: the name has no address")))
 }
 
-fn options(settings: &Settings, directory: &DataDirectory) -> partition::Options {
+fn options(settings: &Settings, directory: &DataDirectory) -> Result<partition::Options, Failure> {
     let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
     let mut options = partition::Options::new(directory.partition(PARTITION));
     options.partition = PARTITION;
@@ -135,12 +136,20 @@ fn options(settings: &Settings, directory: &DataDirectory) -> partition::Options
     options.run_events = count("checkpoint-events");
     options.store_engine = settings.store_engine();
     options.store_cache_size_bytes = settings.number("store-cache-size");
-    options
+    if let Some(objects) = archive::open(settings, directory.path(), Purpose::Write)? {
+        let mut archive = partition::ArchiveOptions::new(objects);
+        archive.interval = Duration::from_millis(settings.number("archive-interval"));
+        archive.keep_size_bytes = settings.number("journal-keep-size");
+        archive.snapshot_events = settings.number("snapshot-events");
+        archive.snapshots_kept = count("snapshots-kept");
+        options.archive = Some(archive);
+    }
+    Ok(options)
 }
 
 /// Recovers on a thread of its own, and hands the result to the server.
 async fn recover(settings: &Settings, directory: &DataDirectory, ready: Ready) -> Result<Node, Failure> {
-    let options = options(settings, directory);
+    let options = options(settings, directory)?;
     let views = directory.path().join("views").join("history");
     let history_options = HistoryOptions {
         engine: settings.store_engine(),
@@ -175,6 +184,12 @@ fn open(
     let history = History::open(views, partition.reader(), history_options, on_fatal());
     let history = Arc::new(history.map_err(|error| Failure::new(history_exit(&error), error))?);
     feed.begin(&history);
+    // A view that cannot tell keeps everything.
+    let view = Arc::downgrade(&history);
+    partition.release_before(move || {
+        let stored = view.upgrade().and_then(|history| history.stored_position().ok());
+        stored.unwrap_or_default()
+    });
     Ok(Node { partition, history })
 }
 

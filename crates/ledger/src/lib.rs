@@ -47,7 +47,7 @@ mod transaction;
 
 pub use command::{AccountRef, Command, Group, HoldRequest, Transfer, TransferKind};
 pub use decide::Decision;
-pub use digest::Digest;
+pub use digest::{Digest, StateHasher};
 pub use event::{BalanceChange, Event, Events, Movement};
 pub use holds::Hold;
 pub use identity::{AccountId, AccountNumber, IdentityError, Metadata, Sequence, Timestamp, TransactionId};

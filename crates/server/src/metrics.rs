@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ledger::RefusalCode;
 use shards::partition::Histogram;
+use storage::archive::ArchiveMetrics;
 
 use crate::Node;
 
@@ -74,6 +75,11 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
             &metrics.journal_bytes,
         ),
         ("jigap_id_store_lookups_total", "Look-ups of an id beyond the filter.", &metrics.id_store_lookups),
+        (
+            "jigap_archive_lookups_total",
+            "Commands whose past was read from the archive.",
+            &metrics.archive_lookups,
+        ),
     ];
     for (name, help, value) in counters {
         out.single(name, "counter", help, load(value));
@@ -94,14 +100,50 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
             "Events not yet in the history.",
             committed.saturating_sub(node.history.position().0),
         ),
+        (
+            "jigap_checkpoint_pause_microseconds_max",
+            "The longest that the state thread took to hand a checkpoint over.",
+            load(&metrics.checkpoint_pause_us_max),
+        ),
+        (
+            "jigap_snapshot_sequence",
+            "The last event in this process's last snapshot.",
+            load(&metrics.snapshot_sequence),
+        ),
+        ("jigap_snapshot_microseconds", "How long that snapshot took.", load(&metrics.snapshot_us)),
+        ("jigap_snapshot_bytes", "Its size.", load(&metrics.snapshot_bytes)),
         ("jigap_id_filter_bytes", "Memory of the filter of transaction_ids.", load(&metrics.id_filter_bytes)),
     ];
     for (name, help, value) in gauges {
         out.single(name, "gauge", help, value);
     }
+    if let Some(archiver) = node.partition.archiver() {
+        archive(&mut out, archiver.metrics(), committed);
+    }
     out.histogram("jigap_batch_commands", "Commands per journal frame.", &metrics.batch_commands);
     out.histogram("jigap_journal_sync_microseconds", "Time until a frame is durable.", &metrics.sync_us);
     out.0
+}
+
+fn archive(out: &mut Exposition, metrics: &ArchiveMetrics, committed: u64) {
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    let lag = committed.saturating_sub(load(&metrics.sequence));
+    out.single("jigap_archive_lag_events", "gauge", "Events not yet in the archive.", lag);
+    let first = load(&metrics.first_local_index);
+    out.single(
+        "jigap_journal_first_frame",
+        "gauge",
+        "The oldest frame that the journal holds itself.",
+        first,
+    );
+    let counters = [
+        ("jigap_archive_parcels_total", "Objects of frames written to the archive.", &metrics.parcels),
+        ("jigap_archive_bytes_total", "Their bytes.", &metrics.bytes),
+        ("jigap_archive_failures_total", "Attempts to archive that failed.", &metrics.failures),
+    ];
+    for (name, help, value) in counters {
+        out.single(name, "counter", help, load(value));
+    }
 }
 
 struct Exposition(String);

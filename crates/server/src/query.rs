@@ -11,7 +11,7 @@ use axum::http::HeaderMap;
 use ledger::{
     AccountNumber, AccountRef, Command, Event, Record, Sequence, Timestamp, Transaction, TransactionId,
 };
-use shards::partition::{AccountView, CommandAnswer, NotAccepted, StateView};
+use shards::partition::{AccountView, CommandAnswer, NotAccepted, SnapshotReport, StateView};
 use tokio::sync::oneshot;
 use views::{HistoryPage, HistoryQuery};
 
@@ -43,7 +43,9 @@ pub(crate) fn not_accepted(refused: NotAccepted) -> Problem {
             Problem::new(Code::Overloaded, "the queue is full; repeat with the same id")
         }
         NotAccepted::Stopping => {
-            Problem::new(Code::Unavailable, "the server is stopping; repeat with the same id")
+            let detail = "no answer can be given now: the server is stopping, or the archive that holds the first answer cannot be \
+                          reached; repeat with the same id";
+            Problem::new(Code::Unavailable, detail)
         }
     }
 }
@@ -212,6 +214,12 @@ pub(crate) async fn transaction(
     };
     let names = names(node, response::accounts_of(&found)).await?;
     Ok((found, names, last))
+}
+
+/// Writes a snapshot as of now.
+pub(crate) async fn snapshot(node: &Node) -> Result<SnapshotReport, Problem> {
+    let partition = node.partition.clone();
+    blocking(move || partition.snapshot()).await
 }
 
 /// The whole state, summed up.

@@ -56,6 +56,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/wallet/transactions/{transaction_id}/reverse", post(reverse))
         .route("/v1/wallet/state", get(state))
         .route("/v1/wallet/events", get(events))
+        .route("/v1/admin/snapshots", post(snapshot))
         .route("/healthz", get(async || answer::text("text/plain", "ok\n".into())))
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus))
@@ -558,6 +559,34 @@ async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Respo
                 "digest": view.digest.to_string(),
             });
             Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, view.sequence))
+        }
+        .await,
+    )
+}
+
+/// Writes a snapshot. Whoever asks waits for it, as long as it takes: the time limit of requests ends the wait, not the snapshot.
+async fn snapshot(State(shared): App) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            let report = query::snapshot(node).await?;
+            let manifest = &report.manifest;
+            let subject = &manifest.subject;
+            let archive = node.partition.archiver().map(|archiver| archiver.objects().url().to_owned());
+            let status = if report.existed { StatusCode::OK } else { StatusCode::CREATED };
+            let body = json!({
+                "partition": subject.partition,
+                "sequence": subject.sequence,
+                "as_of": api::format_timestamp(ledger::Timestamp::from_micros(subject.timestamp_us)),
+                "digest": subject.digest,
+                "accounts": subject.accounts,
+                "transaction_ids": subject.ids,
+                "size_bytes": manifest.size_bytes(),
+                "parts": manifest.parts.len(),
+                "elapsed_ms": report.elapsed.as_millis() as u64,
+                "archive": archive,
+            });
+            Ok(answer::value(status, &body))
         }
         .await,
     )

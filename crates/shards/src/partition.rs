@@ -7,6 +7,7 @@
 //! ```
 
 mod answer;
+mod away;
 mod buffers;
 mod checkpoint;
 mod commit;
@@ -18,6 +19,8 @@ mod metrics;
 mod past;
 mod recovery;
 mod replay;
+mod restore;
+mod snapshot;
 mod verify;
 mod window;
 
@@ -25,16 +28,21 @@ pub use answer::{AccountView, BalancesAfter, CommandAnswer, NotAccepted, StateVi
 pub use metrics::{Histogram, Metrics};
 pub use past::PastError;
 pub use recovery::OpenError;
+pub use restore::{RestoreError, RestoreOptions, RestorePoint, Restored, restore};
+pub use snapshot::{SnapshotError, SnapshotReport, verify_snapshot};
 pub use verify::{Difference, VerifyError, VerifyReport, verify};
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use ledger::{AccountId, AccountNumber, AccountRef, Command, Sequence, Transaction, TransactionId, Transfer};
+use storage::archive::Archiver;
 use storage::journal::{Frame, Reader};
+use storage::objects::Objects;
 use storage::store::Engine;
 
 use buffers::Buffers;
@@ -63,6 +71,39 @@ pub struct Options {
     pub store_engine: Engine,
     /// Memory for the state store's block cache.
     pub store_cache_size_bytes: u64,
+    /// Where the journal is archived and snapshots go; nowhere without.
+    pub archive: Option<ArchiveOptions>,
+}
+
+/// How a partition is archived.
+#[derive(Debug, Clone)]
+pub struct ArchiveOptions {
+    /// Where to.
+    pub objects: Objects,
+    /// Frames are archived at the latest after this time: what the loss of the disk may take with it.
+    pub interval: Duration,
+    /// An object of frames is full at this size.
+    pub parcel_size_bytes: usize,
+    /// The journal itself keeps at least so many bytes.
+    pub keep_size_bytes: u64,
+    /// A snapshot is written after so many events; 0 for only when asked.
+    pub snapshot_events: u64,
+    /// Older snapshots are removed; 0 keeps all.
+    pub snapshots_kept: usize,
+}
+
+impl ArchiveOptions {
+    /// The defaults for an archive.
+    pub fn new(objects: Objects) -> ArchiveOptions {
+        ArchiveOptions {
+            objects,
+            interval: Duration::from_secs(60),
+            parcel_size_bytes: 16 << 20,
+            keep_size_bytes: 1 << 30,
+            snapshot_events: 50_000_000,
+            snapshots_kept: 8,
+        }
+    }
 }
 
 impl Options {
@@ -77,6 +118,7 @@ impl Options {
             run_events: 2 << 20,
             store_engine: Engine::default(),
             store_cache_size_bytes: 64 << 20,
+            archive: None,
         }
     }
 }
@@ -111,8 +153,31 @@ struct Inner {
     committed: Arc<Committed>,
     metrics: Arc<Metrics>,
     buffers: Arc<BatchBuffers>,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
+    archive: Option<Archive>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The archive of a running partition.
+struct Archive {
+    archiver: Arc<Archiver>,
+    /// Taken when the partition stops.
+    snapshots: Mutex<Option<Sender<snapshot::Request>>>,
+    needed: Arc<Needed>,
+}
+
+/// Up to which event somebody besides the partition may still need the journal's own frames.
+type NeededFrom = Box<dyn Fn() -> Sequence + Send>;
+
+#[derive(Default)]
+struct Needed(Mutex<Option<NeededFrom>>);
+
+impl Needed {
+    /// Nothing may be released before somebody has said what is needed.
+    fn floor(&self) -> Sequence {
+        let needed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        needed.as_ref().map_or(Sequence(0), |needed| needed())
+    }
 }
 
 /// The vectors that batches travel in.
@@ -241,6 +306,26 @@ impl Partition {
         Ok(past::read(&self.inner.reader, transaction_id, sequences)?.map(|past| past.transaction))
     }
 
+    /// From now on the journal may let go of archived segments before the last checkpoint and before this sequence, which the
+    /// views have taken in for good.
+    pub fn release_before(&self, needed: impl Fn() -> Sequence + Send + 'static) {
+        if let Some(archive) = &self.inner.archive {
+            *archive.needed.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(needed));
+        }
+    }
+
+    /// The archiver, if the partition has an archive.
+    pub fn archiver(&self) -> Option<&Archiver> {
+        self.inner.archive.as_ref().map(|archive| archive.archiver.as_ref())
+    }
+
+    /// Writes a snapshot as of now into the archive. Blocks until it is there: not for an async thread.
+    pub fn snapshot(&self) -> Result<SnapshotReport, SnapshotError> {
+        let archive = self.inner.archive.as_ref().ok_or(SnapshotError::NoArchive)?;
+        let snapshots = archive.snapshots.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        snapshot::ask(&snapshots.ok_or(SnapshotError::Stopping)?)
+    }
+
     /// Reads committed frames of the journal.
     pub fn reader(&self) -> Reader {
         self.inner.reader.clone()
@@ -261,6 +346,9 @@ impl Partition {
         self.inner.stopping.store(true, Ordering::Release);
         // The state thread may be gone already, after a failure.
         let _ = self.inner.work.send(Work::Stop);
+        if let Some(archive) = &self.inner.archive {
+            drop(archive.snapshots.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
@@ -268,6 +356,9 @@ impl Partition {
                     "a thread of the partition panicked; the journal recovers the state at the next start"
                 );
             }
+        }
+        if let Some(archive) = &self.inner.archive {
+            archive.archiver.stop();
         }
     }
 }

@@ -49,18 +49,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-pub use appender::{Appender, FrameDraft};
+pub use appender::{Appender, Beginning, FrameDraft};
 pub use buffer::{BLOCK_SIZE_BYTES, BufferPool, FrameBuffer};
 pub use disk::{Access, DirectDisk, Disk, DiskFile, DiskKind, FileEntry, MmapDisk};
 pub use error::{AppendError, Damage, JournalError, OpenError, ReadError, TruncateError};
 pub use frame::{FORMAT_VERSION, FRAME_SIZE_BYTES_MAX, Frame, FrameHeader, HEADER_SIZE_BYTES};
 pub use position::{FrameHash, FrameIndex, Sequence, Term};
 pub use queue::{InFlight, OnDurable, OnFatal};
-pub use reader::{FramesFrom, Reader};
+pub use reader::{FramesFrom, Reader, ReleasedFrames};
 pub use recovery::Recovered;
 
 use appender::Preparation;
 use queue::{Queue, Task};
+pub(crate) use shared::RecentlyUsed;
 
 /// How a journal is set up.
 #[derive(Debug, Clone)]
@@ -167,13 +168,12 @@ impl Journal {
     /// Lets go of all whole segments that hold only frames before this one; the segment being written is never among them.
     /// Appending goes on meanwhile. Waits; not to be called from `on_durable`.
     pub fn release_before(&self, before: FrameIndex) -> Result<(), JournalError> {
-        let (done, answer) = crossbeam_channel::bounded(1);
-        self.queue.push(Task::Release { before, done })?;
-        let released = answer.recv().unwrap_or_else(|_| Err(self.why_stopped()));
-        if let Err(error) = &released {
-            self.queue.fail(error.clone());
-        }
-        released
+        self.releaser().release_before(before)
+    }
+
+    /// For whoever lets go of frames on another thread.
+    pub fn releaser(&self) -> Releaser {
+        Releaser { queue: Arc::clone(&self.queue) }
     }
 
     /// The last durable frame.
@@ -210,6 +210,30 @@ impl Drop for Journal {
             // A panic there was reported by the panic hook and by `on_fatal`.
             drop(writer.join());
         }
+    }
+}
+
+/// Lets go of whole segments: see [`Journal::release_before`].
+#[derive(Clone)]
+pub struct Releaser {
+    queue: Arc<Queue>,
+}
+
+impl Releaser {
+    /// As [`Journal::release_before`]; does nothing any more once the journal is being closed.
+    pub fn release_before(&self, before: FrameIndex) -> Result<(), JournalError> {
+        let (done, answer) = crossbeam_channel::bounded(1);
+        if !self.queue.push_unless_closed(Task::Release { before, done })? {
+            return Ok(());
+        }
+        let released = answer.recv().unwrap_or_else(|_| match self.queue.is_closed() {
+            true => Ok(()),
+            false => Err(self.queue.stopped().unwrap_or(JournalError::Panicked)),
+        });
+        if let Err(error) = &released {
+            self.queue.fail(error.clone());
+        }
+        released
     }
 }
 

@@ -210,6 +210,11 @@ impl History {
         self.shared.lock().position
     }
 
+    /// The last event that is in the view's own files: after a restart the view needs the journal from here on.
+    pub fn stored_position(&self) -> Result<Sequence, HistoryError> {
+        Ok(Sequence(self.shared.store.position()?.unwrap_or(0)))
+    }
+
     /// Waits until queries see this event; false when that takes too long.
     pub fn wait_for(&self, sequence: Sequence, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;

@@ -47,6 +47,12 @@ impl Ask {
         Ask::query(Subject::State, "/v1/wallet/state".to_owned())
     }
 
+    /// `snapshot create`.
+    pub(crate) fn snapshot() -> Ask {
+        let path = "/v1/admin/snapshots".to_owned();
+        Ask { subject: Subject::Command, path, body: Some(json!({})), transaction_id: None }
+    }
+
     /// `history`.
     pub(crate) fn history(arguments: &HistoryArguments) -> Ask {
         let limit = arguments.limit.map(|limit| limit.to_string());

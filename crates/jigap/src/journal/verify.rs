@@ -7,9 +7,11 @@ use api::format_timestamp;
 use ledger::{Totals, format_minor_units};
 use serde_json::{Value, json};
 use shards::partition::{self, Difference, OpenError, VerifyError, VerifyReport};
+use storage::objects::Purpose;
 use storage::store::StoreError;
 
 use super::PARTITION;
+use crate::archive;
 use crate::cli::{DirectorySettings, Output, OutputArguments};
 use crate::data_directory::DataDirectory;
 use crate::exit::{Exit, Failure};
@@ -25,6 +27,8 @@ pub(crate) fn verify(arguments: &DirectorySettings, output: OutputArguments) -> 
     options.partition = PARTITION;
     options.store_engine = settings.store_engine();
     options.store_cache_size_bytes = settings.number("store-cache-size");
+    options.archive =
+        archive::open(&settings, directory.path(), Purpose::Read)?.map(partition::ArchiveOptions::new);
 
     let started = Instant::now();
     let mut progress = Progress::new("verifying");

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     /// An engine of the state store that this program has.
     Engine,
     LogFilter,
+    /// `local`, `off`, or the address of an object store.
+    Archive,
 }
 
 const SIZE_SUFFIXES: [(&str, u64); 5] =
@@ -52,6 +54,14 @@ impl Kind {
                 .ok_or_else(|| format!("must be one of {}", choices.join(", "))),
             Kind::Engine => check_engine(text),
             Kind::LogFilter => check_log_filter(text),
+            Kind::Archive => {
+                let right = ["local", "off"].contains(&text)
+                    || ["file:///", "s3://", "hdfs://"]
+                        .iter()
+                        .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+                let must = "must be local, off, file:///DIR, s3://BUCKET/PREFIX or hdfs://HOST:PORT/DIR";
+                right.then_some(()).ok_or_else(|| must.to_owned())
+            }
             Kind::Count { .. } | Kind::Size { .. } | Kind::Time { .. } => self.number(text).map(|_| ()),
         }
     }

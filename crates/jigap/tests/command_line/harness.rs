@@ -59,11 +59,18 @@ pub(crate) fn run<Text: AsRef<OsStr>>(directory: &Path, arguments: &[Text]) -> F
 /// A directory in which a wallet lives, running or not.
 pub(crate) struct Home {
     directory: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Home {
     pub(crate) fn new() -> Home {
-        Home { directory: tempfile::tempdir().unwrap() }
+        Home::with_environment(&[])
+    }
+
+    /// A home whose every process has these variables.
+    pub(crate) fn with_environment(variables: &[(&str, &str)]) -> Home {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Home { directory: tempfile::tempdir().unwrap(), environment: variables.iter().map(owned).collect() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -76,12 +83,18 @@ impl Home {
     }
 
     pub(crate) fn run<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Finished {
-        run(self.path(), arguments)
+        finish(self.command().args(arguments))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = command(self.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// The command that serves on free ports.
     pub(crate) fn serve_command(&self) -> Command {
-        let mut command = command(self.path());
+        let mut command = self.command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]);
         command
     }

@@ -13,10 +13,11 @@ use ledger::{
     AccountId, AccountNumber, AccountRef, Command, Decision, Event, Movement, Record, Refusal, RefusalCode,
     Sequence, State, Timestamp, TransactionId, Transfer,
 };
-use storage::journal::{self, FrameDraft, Journal, Reader, Term};
+use storage::journal::{self, FrameDraft, Journal, ReadError, Reader, Term};
 use storage::memory::prefetch;
 
 use super::answer::{AccountView, BalancesAfter, CommandAnswer, StateView, TransferAnswer};
+use super::away::{Away, Fetched, SentAway};
 use super::commit::{Committed, Reply};
 use super::id_index::{IdIndex, SealedWindow};
 use super::metrics::Metrics;
@@ -33,7 +34,9 @@ const STEP: usize = 8;
 /// How long the thread sleeps at most when no hold will lapse sooner.
 const IDLE: Duration = Duration::from_secs(3600);
 
-type ReplyWith<Answer> = Box<dyn FnOnce(Answer) + Send>;
+pub(super) type ReplyWith<Answer> = Box<dyn FnOnce(Answer) + Send>;
+
+type TransfersDone = (Vec<TransferAnswer>, Vec<(usize, Transfer)>);
 
 /// What the state thread is asked to do.
 pub(super) enum Work {
@@ -43,6 +46,10 @@ pub(super) enum Work {
     Transaction(TransactionId, ReplyWith<Vec<Sequence>>),
     Names(Vec<AccountNumber>, ReplyWith<Vec<Option<AccountId>>>),
     State(ReplyWith<StateView>),
+    /// What the archive was asked for has come.
+    Returned(Box<Away>, Fetched),
+    /// Write a checkpoint of everything until now, soon.
+    Checkpoint,
     /// A frame became durable: work that collected meanwhile can be written.
     FrameDurable,
     /// Write what is there, cut a last checkpoint, and end.
@@ -54,7 +61,7 @@ impl Work {
     pub(super) fn weight(&self) -> u64 {
         match self {
             Work::Transfers(transfers, _) => transfers.len() as u64,
-            Work::FrameDurable | Work::Stop => 0,
+            Work::FrameDurable | Work::Stop | Work::Checkpoint | Work::Returned(..) => 0,
             _ => 1,
         }
     }
@@ -66,6 +73,8 @@ enum Halt {
     Failed(String),
     /// The journal reported its own failure already.
     JournalLost,
+    /// No halt of the thread, only of one command: its past is in the archive, for which this thread must not wait.
+    Away,
 }
 
 impl From<PastError> for Halt {
@@ -78,7 +87,11 @@ pub(super) struct Engine {
     pub(super) state: State,
     pub(super) ids: IdIndex,
     pub(super) journal: Journal,
+    /// Of what is held here: this thread never waits for the archive.
     pub(super) reader: Reader,
+    pub(super) away: Sender<SentAway>,
+    /// What the archive gave for the command being executed.
+    pub(super) fetched: Fetched,
     pub(super) committed: Arc<Committed>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) listener: Arc<Mutex<Box<dyn CommitListener>>>,
@@ -107,6 +120,7 @@ impl Engine {
         match self.serve() {
             Ok(()) => {}
             Err(Halt::JournalLost) => self.committed.stop(),
+            Err(Halt::Away) => unreachable!("whoever executes a command sends it to the archive"),
             Err(Halt::Failed(why)) => {
                 self.committed.stop();
                 (self.on_fatal)(why);
@@ -164,13 +178,20 @@ impl Engine {
     fn handle(&mut self, work: Work) -> Result<(), Halt> {
         let reply: Reply = match work {
             Work::Transfers(transfers, reply) => {
-                let answers = self.execute_transfers(transfers)?;
+                let (answers, away) = self.execute_transfers(transfers)?;
+                if !away.is_empty() {
+                    return self.send_away(Away::Transfers { answers, away, reply });
+                }
                 Box::new(move || reply(answers))
             }
-            Work::Command(command, reply) => {
-                let answer = self.execute(*command)?;
-                Box::new(move || reply(answer))
-            }
+            Work::Command(command, reply) => match self.execute(*command.clone()) {
+                Err(Halt::Away) => return self.send_away(Away::Command { command, reply }),
+                answer => {
+                    let answer = answer?;
+                    Box::new(move || reply(answer))
+                }
+            },
+            Work::Returned(away, fetched) => return self.resume(*away, fetched),
             Work::Account(account, reply) => {
                 let view = self.account_view(&account);
                 Box::new(move || reply(view))
@@ -188,10 +209,63 @@ impl Engine {
                 let view = self.state_view();
                 Box::new(move || reply(view))
             }
+            Work::Checkpoint => {
+                self.flush()?;
+                // With one on its way already, this one is not waited for: whoever asked takes what comes.
+                return if self.checkpoints.is_empty() { self.cut_window() } else { Ok(()) };
+            }
             Work::FrameDurable | Work::Stop => return Ok(()),
         };
         self.batch.replies.push(reply);
         Ok(())
+    }
+
+    /// Lets another thread read from the archive what these commands need, and goes on with others.
+    fn send_away(&mut self, away: Away) -> Result<(), Halt> {
+        self.metrics.archive_lookups.fetch_add(away.len() as u64, Ordering::Relaxed);
+        let ids = away.ids();
+        let mut wanted = Vec::with_capacity(ids.len());
+        for id in ids {
+            wanted.push((id, self.find(id)?));
+        }
+        self.away.send((away, wanted)).map_err(|_| Halt::JournalLost)
+    }
+
+    /// Goes on with commands whose past was read from the archive.
+    fn resume(&mut self, away: Away, fetched: Fetched) -> Result<(), Halt> {
+        self.fetched = fetched;
+        let resumed = match away {
+            Away::Command { command, reply } => self.handle(Work::Command(command, reply)),
+            Away::Transfers { mut answers, away, reply } => {
+                self.resume_transfers(&mut answers, away).and_then(|away| {
+                    if !away.is_empty() {
+                        return self.send_away(Away::Transfers { answers, away, reply });
+                    }
+                    self.batch.replies.push(Box::new(move || reply(answers)));
+                    Ok(())
+                })
+            }
+        };
+        self.fetched = Fetched::default();
+        resumed
+    }
+
+    /// Puts the first answers of repeated transfers into their places; returns those whose past has grown meanwhile.
+    fn resume_transfers(
+        &mut self,
+        answers: &mut [TransferAnswer],
+        away: Vec<(usize, Transfer)>,
+    ) -> Result<Vec<(usize, Transfer)>, Halt> {
+        let mut still_away = Vec::new();
+        for (place, transfer) in away {
+            self.start_frame()?;
+            let hash = self.ids.hash(transfer.transaction_id);
+            match self.execute_transfer(&transfer, hash) {
+                Err(Halt::Away) => still_away.push((place, transfer)),
+                answer => answers[place] = answer?,
+            }
+        }
+        Ok(still_away)
     }
 
     /// Stamps the frame with its time when it is empty, and expires the holds that lapsed by then.
@@ -213,10 +287,12 @@ impl Engine {
     // Transfers: the hot path.
 
     /// Each step of transfers is executed two steps after the cache lines that it will need were asked for: almost nothing here waits
-    /// for the memory, although nearly every access misses the cache.
-    fn execute_transfers(&mut self, mut transfers: Vec<Transfer>) -> Result<Vec<TransferAnswer>, Halt> {
+    /// for the memory, although nearly every access misses the cache. Also answered, with their places: those transfers whose answers
+    /// must come from the archive.
+    fn execute_transfers(&mut self, mut transfers: Vec<Transfer>) -> Result<TransfersDone, Halt> {
         let mut answers = self.buffers.answers.take();
         answers.reserve(transfers.len());
+        let mut away = Vec::new();
         let hashes: Vec<u64> =
             transfers.iter().map(|transfer| self.ids.hash(transfer.transaction_id)).collect();
         let step_at = |start: usize| start.min(hashes.len())..(start + STEP).min(hashes.len());
@@ -231,12 +307,19 @@ impl Engine {
                 for index in step_at(start) {
                     self.start_frame()?;
                     transfers[index].resolve(&self.state);
-                    answers.push(self.execute_transfer(&transfers[index], hashes[index])?);
+                    let answer = match self.execute_transfer(&transfers[index], hashes[index]) {
+                        Err(Halt::Away) => {
+                            away.push((index, transfers[index].clone()));
+                            TransferAnswer::unrecorded(self.batch.timestamp, reused(None))
+                        }
+                        answer => answer?,
+                    };
+                    answers.push(answer);
                 }
             }
         }
         self.buffers.transfers.give_back(transfers);
-        Ok(answers)
+        Ok((answers, away))
     }
 
     fn prefetch(&self, transfer: &Transfer, hash: u64) {
@@ -437,7 +520,13 @@ impl Engine {
                 return Err(Halt::JournalLost);
             }
         }
-        Ok(past::read(&self.reader, id, &sequences)?)
+        if let Some(past) = self.fetched.take(id, &sequences) {
+            return Ok(Some(past));
+        }
+        match past::read(&self.reader, id, &sequences) {
+            Err(PastError::Journal(ReadError::Released { .. })) => Err(Halt::Away),
+            past => Ok(past?),
+        }
     }
 
     // Queries.
@@ -531,7 +620,10 @@ impl Engine {
         if self.ids.current.is_empty() {
             return Ok(());
         }
+        let started = Instant::now();
         let sealed = self.ids.cut(self.run_events);
+        let pause_us = started.elapsed().as_micros() as u64;
+        self.metrics.checkpoint_pause_us_max.fetch_max(pause_us, Ordering::Relaxed);
         self.checkpoints.send(sealed).map_err(|_| Halt::JournalLost)
     }
 

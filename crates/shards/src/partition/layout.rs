@@ -4,10 +4,10 @@
 //! of one run that share the upper 16 bits of their hash a block.
 
 use ledger::{
-    AccountDetails, AccountId, AccountNumber, Amount, Balance, Currency, Hold, Metadata, Sequence, State,
-    Timestamp, TransactionId,
+    AccountDetails, AccountId, AccountNumber, Amount, Balance, Currency, Digest, Hold, Metadata, Sequence,
+    State, StateHasher, Timestamp, TransactionId,
 };
-use storage::store::{StateStore, StoreError};
+use storage::store::{Entry, StateStore, StoreError};
 
 use super::id_filter::IdFilter;
 use super::id_index::IdSeed;
@@ -191,6 +191,11 @@ impl BalancePage {
         (0..=u8::MAX).zip(ranges.map(|range| &self.balances[range]))
     }
 
+    fn balances_of(&self, index: u8) -> &[(Currency, Balance)] {
+        let index = usize::from(index);
+        &self.balances[usize::from(self.starts[index])..usize::from(self.starts[index + 1])]
+    }
+
     pub(super) fn balance_mut(&mut self, index: u8, currency: Currency) -> &mut Balance {
         let index = usize::from(index);
         let (start, end) = (usize::from(self.starts[index]), usize::from(self.starts[index + 1]));
@@ -262,17 +267,18 @@ pub(super) fn find_id(
 /// Reads the checkpoint's position; `None` for an empty store.
 pub(super) fn load_position(store: &dyn StateStore) -> Result<Option<CheckpointPosition>, StoreError> {
     let Some(bytes) = store.get(&position_key())? else { return Ok(None) };
-    let decode = |bytes: &[u8]| {
-        let mut cursor = Cursor(bytes);
-        let [LAYOUT_VERSION] = cursor.take()? else { return None };
-        Some(CheckpointPosition {
-            sequence: Sequence(u64::from_le_bytes(cursor.take()?)),
-            timestamp: Timestamp::from_micros(i64::from_le_bytes(cursor.take()?)),
-            seed: IdSeed(u64::from_le_bytes(cursor.take()?)),
-            ids: u64::from_le_bytes(cursor.take()?),
-        })
-    };
-    decode(&bytes).map(Some).ok_or_else(|| damaged(&position_key()))
+    decode_position(&bytes).map(Some).ok_or_else(|| damaged(&position_key()))
+}
+
+pub(super) fn decode_position(bytes: &[u8]) -> Option<CheckpointPosition> {
+    let mut cursor = Cursor(bytes);
+    let [LAYOUT_VERSION] = cursor.take()? else { return None };
+    Some(CheckpointPosition {
+        sequence: Sequence(u64::from_le_bytes(cursor.take()?)),
+        timestamp: Timestamp::from_micros(i64::from_le_bytes(cursor.take()?)),
+        seed: IdSeed(u64::from_le_bytes(cursor.take()?)),
+        ids: u64::from_le_bytes(cursor.take()?),
+    })
 }
 
 /// Reads the whole state of the checkpoint.
@@ -311,6 +317,72 @@ pub(super) fn load_state(store: &dyn StateStore, position: &CheckpointPosition) 
     }
     state.restore_position(position.sequence, position.timestamp);
     Ok(state)
+}
+
+/// All keys of a checkpoint, those of the store's own excepted.
+pub(super) const ALL: (&[u8], &[u8]) = (&[1], &[u8::MAX]);
+/// The keys of accounts.
+pub(super) const ACCOUNTS: (&[u8], &[u8]) = (&[ACCOUNT], &[ACCOUNT + 1]);
+/// The keys of pages of balances.
+pub(super) const PAGES: (&[u8], &[u8]) = (&[BALANCES], &[BALANCES + 1]);
+/// The keys of pending holds.
+pub(super) const HOLDS: (&[u8], &[u8]) = (&[HOLD], &[HOLD + 1]);
+
+/// How many accounts a checkpoint has, `@external` included.
+pub(super) fn count_accounts(store: &dyn StateStore) -> Result<u32, StoreError> {
+    let Some(last) = store.scan_reverse(ACCOUNTS.0, ACCOUNTS.1).next() else { return Ok(1) };
+    let (key, _) = last?;
+    let number = key.get(1..).and_then(|number| number.try_into().ok()).map(u32::from_be_bytes);
+    number.map(|number| number + 1).ok_or_else(|| damaged(&key))
+}
+
+/// The digest of the state that entries of a checkpoint hold, without the state in memory: of [`ACCOUNTS`], [`PAGES`] and
+/// [`HOLDS`], each in order.
+pub(super) fn digest<Failure: From<StoreError>>(
+    position: &CheckpointPosition,
+    accounts: u32,
+    mut account_entries: impl Iterator<Item = Result<Entry, Failure>>,
+    page_entries: impl Iterator<Item = Result<Entry, Failure>>,
+    hold_entries: impl Iterator<Item = Result<Entry, Failure>>,
+) -> Result<Digest, Failure> {
+    let mut hasher = StateHasher::new(position.sequence, position.timestamp, accounts);
+    let mut page_entries = page_entries.peekable();
+    let mut page = BalancePage::default();
+    for number in (0..accounts).map(AccountNumber) {
+        if number.0.is_multiple_of(ACCOUNTS_PER_PAGE) {
+            let wanted = balances_key(number.0 / ACCOUNTS_PER_PAGE);
+            let is_it =
+                |entry: &Result<Entry, Failure>| entry.as_ref().map_or(true, |(key, _)| *key == wanted);
+            page = match page_entries.next_if(is_it).transpose()? {
+                Some((key, value)) => BalancePage::decode(&value).ok_or_else(|| damaged(&key))?,
+                None => BalancePage::default(),
+            };
+        }
+        let mut balances = page.balances_of((number.0 % ACCOUNTS_PER_PAGE) as u8).to_vec();
+        balances.sort_unstable_by_key(|(currency, _)| *currency);
+        if number == AccountNumber::EXTERNAL {
+            let start = State::new();
+            let external = start.details(number).expect("every state has it");
+            hasher.account(external, false, &balances);
+            continue;
+        }
+        let wanted = account_key(number);
+        let (key, value) = account_entries.next().ok_or_else(|| damaged(&wanted))??;
+        let (details, closed) =
+            decode_account(&value).filter(|_| key == wanted).ok_or_else(|| damaged(&key))?;
+        hasher.account(&details, closed, &balances);
+    }
+    if let Some(beyond) = account_entries.next().or_else(|| page_entries.next()) {
+        return Err(damaged(&beyond?.0).into());
+    }
+    let holds = hold_entries.collect::<Result<Vec<_>, Failure>>()?;
+    hasher.holds(holds.len() as u64);
+    for (key, value) in holds {
+        let hold_id = key.get(1..).and_then(|id| id.try_into().ok()).map(TransactionId::from_bytes);
+        let (hold, hold_id) = decode_hold(&value).zip(hold_id).ok_or_else(|| damaged(&key))?;
+        hasher.hold(hold_id, &hold);
+    }
+    Ok(hasher.finish())
 }
 
 /// Every id of the permanent index with the sequence of each event about it, in no order that means anything.

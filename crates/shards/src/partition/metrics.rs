@@ -70,6 +70,16 @@ pub struct Metrics {
     pub id_filter_bytes: AtomicU64,
     /// Look-ups of an id that had to ask the store.
     pub id_store_lookups: AtomicU64,
+    /// Commands that waited for the archive, because they repeat or refer to one whose frame was released.
+    pub archive_lookups: AtomicU64,
+    /// The longest time that the state thread took to hand a window over to the checkpoint's builder, in microseconds.
+    pub checkpoint_pause_us_max: AtomicU64,
+    /// The last snapshot's sequence.
+    pub snapshot_sequence: AtomicU64,
+    /// How long it took, in microseconds.
+    pub snapshot_us: AtomicU64,
+    /// Its size.
+    pub snapshot_bytes: AtomicU64,
 }
 
 impl Metrics {

@@ -9,9 +9,11 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{bounded, unbounded};
 use ledger::codec::{Body, CodecError};
 use ledger::{Sequence, State, Timestamp};
+use storage::archive::{Archiver, ArchiverOptions};
 use storage::journal::{self, DiskKind, Frame, Journal, ReadError, Reader, Term};
 use storage::store::{self, StateStore, StoreError, StoreOptions};
 
+use super::away::{Fetched, Fetcher};
 use super::checkpoint::CheckpointBuilder;
 use super::commit::Committed;
 use super::engine::{Batch, Engine};
@@ -20,11 +22,18 @@ use super::id_index::{IdIndex, IdSeed};
 use super::layout;
 use super::metrics::Metrics;
 use super::replay::for_each_frame;
+use super::snapshot::Snapshots;
 use super::window::Window;
-use super::{BatchBuffers, CommitListener, Inner, OnFatal, Options, Partition};
+use super::{
+    Archive, ArchiveOptions, BatchBuffers, CommitListener, Inner, Needed, OnFatal, Options, Partition,
+};
 
 /// Windows that may wait for the checkpoint's builder besides the one it works on.
 const WINDOWS_WAITING_MAX: usize = 1;
+/// Submissions that may wait for the archive; past it the state thread waits, too.
+const AWAY_WAITING_MAX: usize = 1024;
+/// Snapshots that may be asked for at a time.
+const SNAPSHOTS_WAITING_MAX: usize = 4;
 /// How many events are replayed between two reports of progress.
 const PROGRESS_EVENTS: u64 = 500_000;
 
@@ -117,6 +126,11 @@ pub(super) fn open(
     metrics.committed_sequence.store(last.0, Ordering::Relaxed);
     metrics.checkpoint_sequence.store(loaded.state.sequence().0, Ordering::Relaxed);
 
+    let (away, waiting) = bounded(AWAY_WAITING_MAX);
+    let archive = match &options.archive {
+        Some(archive) => Some(start_archive(&options, archive, &journal, &metrics)?),
+        None => None,
+    };
     let (checkpoints, windows) = bounded(WINDOWS_WAITING_MAX);
     let filter = Arc::new(loaded.filter);
     let mut builder = CheckpointBuilder {
@@ -136,12 +150,37 @@ pub(super) fn open(
     let (work_sender, work) = unbounded();
     let buffers = Arc::new(BatchBuffers::default());
     let window = Window::new(options.run_events, loaded.state.sequence(), loaded.state.timestamp());
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    let archive = match (archive, &options.archive) {
+        (Some((archiver, needed)), Some(archive_options)) => {
+            let (sender, requests) = bounded(SNAPSHOTS_WAITING_MAX);
+            let snapshots = Snapshots {
+                store: Arc::clone(&store),
+                reader: reader.clone(),
+                archiver: Arc::clone(&archiver),
+                committed: Arc::clone(&committed),
+                metrics: Arc::clone(&metrics),
+                wake: work_sender.clone(),
+                stopping: Arc::clone(&stopping),
+                every_events: archive_options.snapshot_events,
+                kept: archive_options.snapshots_kept,
+            };
+            threads.push(spawn("jigap-snapshots", move || snapshots.run(&requests))?);
+            Some(Archive { archiver, snapshots: Mutex::new(Some(sender)), needed })
+        }
+        _ => None,
+    };
+    let fetcher = Fetcher { reader: reader.clone(), wake: work_sender.clone() };
+    threads.push(spawn("jigap-past", move || fetcher.run(&waiting))?);
     let mut engine = Engine {
         term: journal.last().map_or(Term(1), |frame| frame.term),
         ids: IdIndex::new(loaded.seed, filter, window, store),
         state: loaded.state,
         journal,
-        reader: reader.clone(),
+        reader: reader.local(),
+        away,
+        fetched: Fetched::default(),
         committed: Arc::clone(&committed),
         metrics: Arc::clone(&metrics),
         listener: Arc::new(Mutex::new(listener)),
@@ -153,8 +192,10 @@ pub(super) fn open(
         buffers: Arc::clone(&buffers),
         on_fatal,
     };
-    replay_tail(&mut engine, last, progress)?;
-    let engine = spawn("jigap-state", move || engine.run())?;
+    // What the tail needs may have been released from a journal whose checkpoint was lost.
+    replay_tail(&mut engine, &reader, last, progress)?;
+    threads.insert(0, spawn("jigap-state", move || engine.run())?);
+    threads.insert(1, builder);
     let inner = Inner {
         number: options.partition,
         queue_commands_max: options.queue_commands_max,
@@ -163,10 +204,35 @@ pub(super) fn open(
         committed,
         metrics,
         buffers,
-        stopping: AtomicBool::new(false),
-        threads: Mutex::new(vec![engine, builder]),
+        stopping,
+        archive,
+        threads: Mutex::new(threads),
     };
     Ok(Partition { inner: Arc::new(inner) })
+}
+
+/// Begins to archive, before anything is served: what was released is readable from now on.
+fn start_archive(
+    options: &Options,
+    archive: &ArchiveOptions,
+    journal: &Journal,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Archiver>, Arc<Needed>), OpenError> {
+    let archiver_options = ArchiverOptions {
+        objects: archive.objects.clone(),
+        parcel_size_bytes: archive.parcel_size_bytes,
+        interval: archive.interval,
+        keep_size_bytes: archive.keep_size_bytes,
+        cursor: options.directory.join("archive.cursor"),
+    };
+    let needed = Arc::new(Needed::default());
+    let (metrics, of_archiver) = (Arc::clone(metrics), Arc::clone(&needed));
+    let floor = move || {
+        let checkpoint = metrics.checkpoint_sequence.load(Ordering::Relaxed);
+        journal::Sequence(of_archiver.floor().0.min(checkpoint))
+    };
+    let archiver = Archiver::start(archiver_options, &journal.reader(), journal.releaser(), Box::new(floor));
+    Ok((Arc::new(archiver.map_err(OpenError::Thread)?), needed))
 }
 
 fn open_journal(
@@ -222,6 +288,7 @@ fn load_checkpoint(store: &Arc<dyn StateStore>) -> Result<Loaded, OpenError> {
 /// Applies what the journal holds after the checkpoint.
 fn replay_tail(
     engine: &mut Engine,
+    reader: &Reader,
     last: Sequence,
     progress: &mut dyn FnMut(Sequence, Sequence),
 ) -> Result<(), OpenError> {
@@ -233,12 +300,11 @@ fn replay_tail(
     if last == start {
         return Ok(());
     }
-    let first = engine
-        .reader
+    let first = reader
         .frame_containing(journal::Sequence(start.next().0))?
         .ok_or(OpenError::DoesNotFollow { sequence: start.next().0, why: "the journal does not have it" })?;
     let mut reported = start;
-    for_each_frame(&engine.reader.clone(), first.index(), |frame| {
+    for_each_frame(reader, first.index(), |frame| {
         replay_frame(engine, frame)?;
         if engine.state.sequence().0 - reported.0 >= PROGRESS_EVENTS {
             reported = engine.state.sequence();

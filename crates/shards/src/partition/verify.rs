@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ledger::codec::{Body, CodecError, Entry};
 use ledger::{Command, Decision, Digest, Event, Sequence, State, Timestamp, Totals, TransactionId};
+use storage::archive::Archiver;
 use storage::journal::{Frame, ReadError, Reader};
 use storage::memory::prefetch;
 use storage::store::{StateStore, StoreError};
@@ -107,6 +108,9 @@ pub fn verify(
 ) -> Result<VerifyReport, VerifyError> {
     let (reader, recovered) =
         Reader::open_read_only(&recovery::journal_directory(&options.directory)).map_err(OpenError::from)?;
+    if let Some(archive) = &options.archive {
+        Archiver::attach(&archive.objects, &reader);
+    }
     let store = recovery::open_store(options)?;
     let checkpoint = layout::load_position(store.as_ref())?;
     let last = recovery::last_sequence(&reader);

@@ -98,6 +98,19 @@ pub struct Appender {
 }
 
 impl Appender {
+    /// Makes a journal that continues another one, and opens it.
+    pub fn create_at(
+        directory: &Path,
+        beginning: &Beginning,
+        segment_size_bytes: u64,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Appender, OpenError> {
+        let options = Options { partition: beginning.partition, segment_size_bytes, ..Options::default() };
+        options.check()?;
+        create_at(directory, beginning, segment_size_bytes, &*disk)?;
+        Ok(Self::open_with(directory, &options, disk, Preparation::Inline)?.0)
+    }
+
     /// As [`super::Journal::open`].
     pub fn open(
         directory: &Path,
@@ -134,7 +147,7 @@ impl Appender {
             disk.open(&path, Access::Write).map_err(|source| JournalError::io("open", &path, source))?;
         recovery::settle(&*file, &path, &survey)?;
         let catalogue = Catalogue::new(survey.segments);
-        let shared = Arc::new(Shared::new(directory, disk, catalogue, listing.next_spare()));
+        let shared = Arc::new(Shared::new(directory, disk, catalogue, listing.next_spare(), meta.genesis));
         let mut workshop = Workshop::new(Arc::clone(&shared), &listing, meta, options.segment_size_bytes)?;
         clear_leftovers(&shared, &listing, &mut workshop)?;
         // Names that are seen here may not be durable yet: the sync that was to make them so may have failed.
@@ -395,6 +408,19 @@ fn frame_size_bytes(draft: &FrameDraft) -> usize {
     whole_blocks(HEADER_SIZE_BYTES + draft.body.len())
 }
 
+/// Where a journal begins whose earlier frames stand elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// The partition that the journal belongs to.
+    pub partition: u32,
+    /// As in the journal that it continues.
+    pub genesis: [u8; 32],
+    /// The first frame that will be appended.
+    pub first_index: FrameIndex,
+    /// The hash of the frame before; without effect for the very first frame.
+    pub previous_hash: FrameHash,
+}
+
 /// Makes the first segment, then the file that says that there is a journal: a crash in between leaves none.
 fn create(
     directory: &Path,
@@ -422,6 +448,25 @@ fn create(
         None => random_genesis()?,
     };
     Ok(Meta::new(options.partition, genesis).store(&**disk, directory)?)
+}
+
+/// Makes an empty journal that continues another one. The directory must exist and hold no journal.
+pub(crate) fn create_at(
+    directory: &Path,
+    beginning: &Beginning,
+    segment_size_bytes: u64,
+    disk: &dyn Disk,
+) -> Result<(), OpenError> {
+    let path = segment_path(directory, beginning.first_index);
+    let file =
+        disk.create(&path, segment_size_bytes).map_err(|source| JournalError::io("create", &path, source))?;
+    file.zero_durable(0, segment_size_bytes).map_err(|source| JournalError::io("zero", &path, source))?;
+    let mut meta = Meta::new(beginning.partition, beginning.genesis);
+    if beginning.first_index > FrameIndex::FIRST {
+        meta.first_index = beginning.first_index;
+        meta.previous_hash = beginning.previous_hash;
+    }
+    Ok(meta.store(disk, directory)?)
 }
 
 fn random_genesis() -> Result<[u8; 32], JournalError> {

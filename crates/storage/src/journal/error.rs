@@ -170,6 +170,12 @@ pub enum ReadError {
     /// See [`Damage`].
     #[error(transparent)]
     Damaged(#[from] Damage),
+    /// The frame was released from the journal, and the archive that has it did not give it. Nothing is lost: worth repeating.
+    #[error("the archive cannot be read now: {why}; repeat later")]
+    Archive {
+        /// What the archive said.
+        why: String,
+    },
     /// The frame was released; the first one still here is named.
     #[error("the frame was released from the journal, which now begins at frame {first}")]
     Released {

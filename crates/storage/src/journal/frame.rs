@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::buffer::{BLOCK_SIZE_BYTES, PooledBytes, whole_blocks};
+use super::buffer::{BLOCK_SIZE_BYTES, BufferPool, PooledBytes, whole_blocks};
 use super::{FrameHash, FrameIndex, Sequence, Term};
 
 /// The version of the format of frames, segments, side-cars and `journal.meta`.
@@ -224,6 +224,34 @@ impl Frame {
         Frame { header, bytes, start }
     }
 
+    /// A frame from its header and body as they are on disk, without the padding; says what is wrong with it if it is not whole.
+    pub(crate) fn from_content(content: &[u8], pool: &BufferPool) -> Result<Frame, &'static str> {
+        if content.len() < HEADER_SIZE_BYTES {
+            return Err("the frame is shorter than its header");
+        }
+        let size_bytes = whole_blocks(content.len());
+        let mut bytes = pool.take(size_bytes);
+        bytes[..content.len()].copy_from_slice(content);
+        bytes[content.len()..size_bytes].fill(0);
+        let header = match parse_header(&bytes[..size_bytes]) {
+            HeaderState::Valid(header) if header.content_size_bytes() == content.len() => header,
+            HeaderState::Valid(_) => return Err("the frame has another size than it says"),
+            HeaderState::Empty => return Err("the header is all zero"),
+            HeaderState::OtherVersion(_) => return Err("the header has another format version"),
+            HeaderState::Broken(why) => return Err(why),
+        };
+        match check_body(&header, &bytes[..size_bytes]) {
+            BodyState::Whole => Ok(Frame::new(header, Arc::new(bytes), 0)),
+            BodyState::Torn => Err("sectors of the frame are zero"),
+            BodyState::Broken(why) => Err(why),
+        }
+    }
+
+    /// Header and body as they are on disk, without the padding.
+    pub fn content(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.header.content_size_bytes()]
+    }
+
     /// What the frame says about itself.
     pub fn header(&self) -> &FrameHeader {
         &self.header
@@ -256,8 +284,7 @@ impl Frame {
 
     /// What was appended.
     pub fn body(&self) -> &[u8] {
-        let content = &self.bytes[self.start..self.start + self.header.content_size_bytes()];
-        &content[HEADER_SIZE_BYTES..]
+        &self.content()[HEADER_SIZE_BYTES..]
     }
 
     /// The whole frame as it is on disk, padding included.

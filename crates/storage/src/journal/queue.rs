@@ -146,6 +146,23 @@ impl Queue {
     }
 
     /// Stops for good: whatever waits is dropped without an answer, and the node is told, once.
+    /// As [`Queue::push`]; false when the journal is being closed, and takes nothing more.
+    pub(crate) fn push_unless_closed(&self, task: Task) -> Result<bool, JournalError> {
+        let mut state = self.lock();
+        if let Some(error) = &state.stopped {
+            return Err(error.clone());
+        }
+        if !state.closed {
+            state.tasks.push_back(task);
+            self.work.notify_one();
+        }
+        Ok(!state.closed)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     pub(crate) fn fail(&self, error: JournalError) {
         let mut state = self.lock();
         if state.stopped.is_some() {

@@ -24,11 +24,79 @@ const ATTEMPTS_MAX: usize = 8;
 pub struct Reader {
     shared: Arc<Shared>,
     partition: u32,
+    reach: Reach,
+}
+
+/// Where a reader looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Into the archive as well, if there is one.
+    Everything,
+    /// Only where it takes no network.
+    Local,
+}
+
+/// Where frames are that the journal has released.
+pub trait ReleasedFrames: Send + Sync {
+    /// The oldest frame there is.
+    fn first_index(&self) -> FrameIndex;
+
+    /// The last frame that begins at or before this sequence, which must have been released.
+    fn index_of(&self, sequence: Sequence) -> Result<FrameIndex, ReadError>;
+
+    /// Frames from this one on, in order and checked: at least one, and more when they come cheaply with it.
+    fn frames_from(&self, index: FrameIndex, size_bytes: usize) -> Result<Vec<Arc<Frame>>, ReadError>;
 }
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, partition: u32) -> Reader {
-        Reader { shared, partition }
+        Reader { shared, partition, reach: Reach::Everything }
+    }
+
+    /// Says where the frames are that this journal released. Every reader of it finds them from now on; the first call counts.
+    pub fn attach(&self, released: Arc<dyn ReleasedFrames>) {
+        if self.shared.released.set(released).is_err() {
+            tracing::warn!("a journal was given an archive twice; it keeps the first");
+        }
+    }
+
+    /// A reader that never asks the archive: it answers [`ReadError::Released`] for what is neither here nor was read lately.
+    pub fn local(&self) -> Reader {
+        Reader { reach: Reach::Local, ..self.clone() }
+    }
+
+    fn released(&self) -> Option<&Arc<dyn ReleasedFrames>> {
+        self.shared.released.get().filter(|_| self.reach == Reach::Everything)
+    }
+
+    /// What the hash chain begins with.
+    pub fn genesis(&self) -> [u8; 32] {
+        self.shared.genesis
+    }
+
+    /// The hash that the first frame held here repeats.
+    pub fn previous_hash(&self) -> FrameHash {
+        self.shared.catalogue.read().segments.front().expect("there is always a segment").previous_hash
+    }
+
+    /// The first frame of the oldest segment that must stay so that at least so many bytes do.
+    pub fn index_keeping(&self, size_bytes: u64) -> FrameIndex {
+        let frames = self.shared.catalogue.read();
+        let mut kept = 0;
+        let mut index = frames.active().first_index;
+        for segment in frames.segments.iter().rev() {
+            index = segment.first_index;
+            kept += segment.end_offset;
+            if kept >= size_bytes {
+                break;
+            }
+        }
+        index
+    }
+
+    /// The frame with this sequence, if it is held here.
+    pub fn local_index_of(&self, sequence: Sequence) -> Option<FrameIndex> {
+        Some(self.shared.catalogue.read().locate_sequence(sequence)?.index)
     }
 
     /// Opens a journal that nobody writes to, changes nothing, and needs no right to write. The partition is the journal's own.
@@ -47,7 +115,7 @@ impl Reader {
         let survey = recovery::survey(&*disk, directory, &listing, &meta)?;
         let recovered = survey.recovered();
         let catalogue = Catalogue::new(survey.segments);
-        let shared = Shared::new(directory, disk, catalogue, listing.next_spare());
+        let shared = Shared::new(directory, disk, catalogue, listing.next_spare(), meta.genesis);
         Ok((Reader::new(Arc::new(shared), meta.partition), recovered))
     }
 
@@ -61,8 +129,13 @@ impl Reader {
         self.shared.catalogue.read().last()
     }
 
-    /// The oldest frame held, or the next to be written when there is none.
+    /// The oldest frame that can be read, or the next to be written when there is none.
     pub fn first_index(&self) -> FrameIndex {
+        self.released().map_or_else(|| self.first_local_index(), |released| released.first_index())
+    }
+
+    /// The oldest frame held here, or the next to be written when there is none.
+    pub fn first_local_index(&self) -> FrameIndex {
         self.shared.catalogue.read().first_index()
     }
 
@@ -73,25 +146,67 @@ impl Reader {
 
     /// The durable frame with the event of this sequence; `None` if there is none yet. Frames read lately come from memory.
     pub fn frame_containing(&self, sequence: Sequence) -> Result<Option<Arc<Frame>>, ReadError> {
-        let frame = self.find(|frames| match frames.locate_sequence(sequence) {
+        let found = self.find(|frames| match frames.locate_sequence(sequence) {
             Some(location) => Ok(Some(location)),
-            // Sequences before the first frame were released with the frames that held them.
-            None if frames.first_index() > FrameIndex::FIRST && frames.last().is_some() => {
+            // Sequences before the first frame were released with the frames that held them. Without any frame here it can
+            // only be told by looking.
+            None if frames.first_index() > FrameIndex::FIRST => {
                 Err(ReadError::Released { first: frames.first_index() })
             }
             None => Ok(None),
-        })?;
+        });
+        let frame = match found {
+            Err(error @ ReadError::Released { .. }) => self.released_frame_containing(sequence, error)?,
+            found => found?,
+        };
         Ok(frame.filter(|frame| frame.header().contains(sequence)))
+    }
+
+    fn released_frame_containing(
+        &self,
+        sequence: Sequence,
+        error: ReadError,
+    ) -> Result<Option<Arc<Frame>>, ReadError> {
+        let cached = self
+            .shared
+            .frames
+            .lock()
+            .expect("no code panics while it holds a cache")
+            .find(|frame| frame.header().contains(sequence));
+        match (cached, self.released()) {
+            (Some(frame), _) => Ok(Some(frame)),
+            (None, Some(released)) => self.released_frame(released.index_of(sequence)?, error),
+            (None, None) => Err(error),
+        }
+    }
+
+    fn released_frame(&self, index: FrameIndex, error: ReadError) -> Result<Option<Arc<Frame>>, ReadError> {
+        let generation = self.generations().frames;
+        let cached = self.shared.frames.lock().expect("no code panics while it holds a cache").get(index.0);
+        if let Some(frame) = cached {
+            return Ok(Some(frame));
+        }
+        let Some(released) = self.released() else { return Err(error) };
+        let frame = released.frames_from(index, 0)?.into_iter().next();
+        if let Some(frame) = &frame {
+            let mut frames = self.shared.frames.lock().expect("no code panics while it holds a cache");
+            frames.insert(generation, index.0, Arc::clone(frame), frame.header().frame_size_bytes());
+        }
+        Ok(frame)
     }
 
     /// The durable frame with this index; `None` if there is none yet.
     pub fn frame_at(&self, index: FrameIndex) -> Result<Option<Arc<Frame>>, ReadError> {
-        self.find(|frames| {
+        let found = self.find(|frames| {
             if index < frames.first_index() {
                 return Err(ReadError::Released { first: frames.first_index() });
             }
             Ok(frames.locate(index))
-        })
+        });
+        match found {
+            Err(error @ ReadError::Released { .. }) => self.released_frame(index, error),
+            found => found,
+        }
     }
 
     /// All durable frames from this one on, in order, each checked against its hash and the one before. After the last durable
@@ -102,6 +217,7 @@ impl Reader {
             next: index,
             previous_hash: None,
             run: VecDeque::new(),
+            released: VecDeque::new(),
             failed: false,
         }
     }
@@ -224,6 +340,8 @@ pub struct FramesFrom {
     previous_hash: Option<FrameHash>,
     /// Read, and not yet given out.
     run: VecDeque<Unchecked>,
+    /// The same, from the archive.
+    released: VecDeque<Arc<Frame>>,
     failed: bool,
 }
 
@@ -235,10 +353,25 @@ struct Unchecked {
 
 impl FramesFrom {
     fn advance(&mut self) -> Result<Option<Arc<Frame>>, ReadError> {
-        if self.run.is_empty() {
-            let (run, previous_hash) = self.reader.repeated(|generations| self.read_run(generations))?;
-            self.run = run;
-            self.previous_hash = previous_hash;
+        if self.run.is_empty() && self.released.is_empty() {
+            match self.reader.repeated(|generations| self.read_run(generations)) {
+                Ok((run, previous_hash)) => (self.run, self.previous_hash) = (run, previous_hash),
+                Err(error @ ReadError::Released { .. }) => {
+                    let Some(released) = self.reader.released() else { return Err(error) };
+                    self.released = released.frames_from(self.next, RUN_SIZE_BYTES)?.into();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(frame) = self.released.pop_front() {
+            let expected = self.previous_hash.unwrap_or(frame.header().previous_hash);
+            if frame.index() != self.next || frame.header().previous_hash != expected {
+                let why = format!("frame {} of the archive does not continue the hash chain", self.next);
+                return Err(ReadError::Archive { why });
+            }
+            self.previous_hash = Some(frame.header().hash);
+            self.next = frame.index().next();
+            return Ok(Some(frame));
         }
         let Some(unchecked) = self.run.pop_front() else { return Ok(None) };
         let Unchecked { bytes, start, location } = unchecked;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::buffer::BufferPool;
 use super::catalogue::Catalogue;
@@ -10,6 +10,7 @@ use super::disk::{Access, Disk, DiskFile};
 use super::error::JournalError;
 use super::frame::Frame;
 use super::layout::{segment_path, side_car_path, spare_path};
+use super::reader::ReleasedFrames;
 use super::{FrameIndex, sidecar};
 
 /// Files that readers keep open, and frames that they keep in memory.
@@ -27,6 +28,9 @@ pub(crate) struct Shared {
     pub(crate) frames: Mutex<RecentlyUsed<Arc<Frame>>>,
     /// Gives every spare segment a name of its own.
     pub(crate) next_spare: AtomicU64,
+    pub(crate) genesis: [u8; 32],
+    /// Where frames are that were released, once somebody has said so.
+    pub(crate) released: OnceLock<Arc<dyn ReleasedFrames>>,
 }
 
 impl Shared {
@@ -35,6 +39,7 @@ impl Shared {
         disk: Arc<dyn Disk>,
         catalogue: Catalogue,
         next_spare: u64,
+        genesis: [u8; 32],
     ) -> Shared {
         Shared {
             directory: directory.to_owned(),
@@ -44,6 +49,8 @@ impl Shared {
             files: Mutex::new(RecentlyUsed::new(OPEN_SEGMENTS_MAX, usize::MAX)),
             frames: Mutex::new(RecentlyUsed::new(CACHED_FRAMES_MAX, CACHED_FRAMES_SIZE_BYTES_MAX)),
             next_spare: AtomicU64::new(next_spare),
+            genesis,
+            released: OnceLock::new(),
         }
     }
 
@@ -126,7 +133,7 @@ pub(crate) struct RecentlyUsed<Value> {
 }
 
 impl<Value: Clone> RecentlyUsed<Value> {
-    fn new(count_max: usize, size_bytes_max: usize) -> RecentlyUsed<Value> {
+    pub(crate) fn new(count_max: usize, size_bytes_max: usize) -> RecentlyUsed<Value> {
         RecentlyUsed { entries: Vec::with_capacity(count_max), count_max, size_bytes_max, generation: 0 }
     }
 
@@ -141,6 +148,12 @@ impl<Value: Clone> RecentlyUsed<Value> {
         let value = entry.1.clone();
         self.entries.push(entry);
         Some(value)
+    }
+
+    /// The first value that fits, which counts as used.
+    pub(crate) fn find(&mut self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+        let key = self.entries.iter().rev().find(|(_, value, _)| fits(value))?.0;
+        self.get(key)
     }
 
     /// Does nothing if the cache was cleared since the generation was asked for.
