@@ -1,6 +1,7 @@
 //! Every route: read the request, hand it over, answer.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use api::response;
 use api::{Code, openapi};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{FromRequestParts, Path, RawQuery, Request, State};
+use axum::http::request::Parts;
 use axum::http::{self, HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::{get, post};
@@ -176,6 +178,18 @@ fn check_key(headers: &HeaderMap, transaction_id: TransactionId) -> Result<(), P
     Err(Problem::new(Code::InvalidRequest, detail).with_transaction(transaction_id))
 }
 
+/// The id in a path. What is no text there becomes a character that no id has, and so meets the check of the id.
+struct Segment(String);
+
+impl<State: Send + Sync> FromRequestParts<State> for Segment {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Segment, Infallible> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Segment(segment.map_or_else(|_| char::REPLACEMENT_CHARACTER.to_string(), |Path(text)| text)))
+    }
+}
+
 fn respond(answer: Answer) -> Response<Body> {
     answer.unwrap_or_else(|problem| answer::problem(&problem))
 }
@@ -305,19 +319,19 @@ async fn hold(state: App, request: Request) -> Response<Body> {
     respond(command(state, request, request::hold).await)
 }
 
-async fn confirm(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+async fn confirm(state: App, Segment(id): Segment, request: Request) -> Response<Body> {
     respond(follow_up(state, request, request::path_transaction(&id).map(FollowUp::Confirm)).await)
 }
 
-async fn cancel(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+async fn cancel(state: App, Segment(id): Segment, request: Request) -> Response<Body> {
     respond(follow_up(state, request, request::path_transaction(&id).map(FollowUp::Cancel)).await)
 }
 
-async fn reverse(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+async fn reverse(state: App, Segment(id): Segment, request: Request) -> Response<Body> {
     respond(follow_up(state, request, request::path_transaction(&id).map(FollowUp::Reverse)).await)
 }
 
-async fn close_account(state: App, Path(id): Path<String>, request: Request) -> Response<Body> {
+async fn close_account(state: App, Segment(id): Segment, request: Request) -> Response<Body> {
     respond(follow_up(state, request, request::path_account_id(&id).map(FollowUp::Close)).await)
 }
 
@@ -407,7 +421,7 @@ fn past_is_next() -> Problem {
 
 async fn account(
     State(shared): App,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Response<Body> {
@@ -433,7 +447,7 @@ async fn account(
 
 async fn history(
     State(shared): App,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Response<Body> {
@@ -513,7 +527,7 @@ fn history_entry(
 
 async fn transaction(
     State(shared): App,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Response<Body> {

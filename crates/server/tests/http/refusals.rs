@@ -183,7 +183,12 @@ fn routes_methods_types_and_sizes_are_checked() {
     let many = format!("{{\"transfers\":[{}]}}", vec![one; 8_191].join(","));
     assert_eq!(wallet.post_text("/v1/wallet/balance_transfers", &many, &[]).problem(), "request_too_large");
     assert_eq!(wallet.get("/v1/wallet/accounts/nobody").problem(), "account_not_found");
-    assert_eq!(wallet.get("/v1/wallet/accounts/a%20b").problem(), "invalid_account_id");
+    for no_id in ["a%20b", "%ff", "%zz", "a%2Fb", "%00"] {
+        let account = wallet.get(&format!("/v1/wallet/accounts/{no_id}"));
+        assert_eq!((account.status, account.problem().as_str()), (400, "invalid_account_id"), "{no_id}");
+        let transaction = wallet.get(&format!("/v1/wallet/transactions/{no_id}"));
+        assert_eq!(transaction.problem(), "invalid_transaction_id", "{no_id}");
+    }
     assert_eq!(
         wallet.get(&format!("/v1/wallet/transactions/{}", wallet.id())).problem(),
         "transaction_not_found"
