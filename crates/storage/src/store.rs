@@ -46,28 +46,41 @@ pub struct Run {
     pub changes: Vec<(Vec<u8>, Change)>,
 }
 
-impl Run {
-    /// Says what is wrong with the run as the one that follows a position.
-    fn check(&self, reached: Option<RunPosition>) -> Result<(), StoreError> {
-        let refuse = |why| Err(StoreError::InvalidRun(why));
-        let ill_formed =
-            |key: &[u8]| key.is_empty() || key.len() > KEY_SIZE_BYTES_MAX || key[0] == POSITION_KEY[0];
-        if let Some((key, _)) = self.changes.iter().find(|(key, _)| ill_formed(key)) {
+/// Changes of a run that are made while they are written, sorted as those of a [`Run`]. The first error ends the run, of which nothing
+/// becomes visible.
+pub type Changes<'run> = dyn Iterator<Item = Result<(Vec<u8>, Change), StoreError>> + 'run;
+
+/// Checks keys as they come.
+#[derive(Default)]
+struct KeyOrder {
+    last: Vec<u8>,
+}
+
+impl KeyOrder {
+    fn check(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        if key.is_empty() || key.len() > KEY_SIZE_BYTES_MAX || key[0] == POSITION_KEY[0] {
             let start = &key[..key.len().min(16)];
-            return refuse(format!(
+            return Err(StoreError::InvalidRun(format!(
                 "a key has 1 to {KEY_SIZE_BYTES_MAX} bytes and does not begin with 0x00; this one has {} and begins {start:02x?}",
                 key.len()
-            ));
+            )));
         }
-        if let Some(pair) = self.changes.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
-            return refuse(format!("key {:02x?} does not come before {:02x?}", pair[0].0, pair[1].0));
+        if key <= self.last.as_slice() {
+            let why = format!("key {:02x?} does not come before {key:02x?}", self.last);
+            return Err(StoreError::InvalidRun(why));
         }
-        match reached {
-            Some(reached) if reached >= self.position => {
-                refuse(format!("position {} after {reached}", self.position))
-            }
-            _ => Ok(()),
+        self.last.clear();
+        self.last.extend_from_slice(key);
+        Ok(())
+    }
+}
+
+fn check_position(reached: Option<RunPosition>, position: RunPosition) -> Result<(), StoreError> {
+    match reached {
+        Some(reached) if reached >= position => {
+            Err(StoreError::InvalidRun(format!("position {position} after {reached}")))
         }
+        _ => Ok(()),
     }
 }
 
@@ -142,7 +155,12 @@ pub trait StateStore: Send + Sync {
     fn position(&self) -> Result<Option<RunPosition>, StoreError>;
 
     /// Makes a run visible and durable atomically with its position. Returns once it is on disk.
-    fn ingest(&self, run: Run) -> Result<(), StoreError>;
+    fn ingest(&self, run: Run) -> Result<(), StoreError> {
+        self.ingest_from(run.position, &mut run.changes.into_iter().map(Ok))
+    }
+
+    /// As [`StateStore::ingest`], with changes that are made one after the other: a large run never lies in memory as a whole.
+    fn ingest_from(&self, position: RunPosition, changes: &mut Changes<'_>) -> Result<(), StoreError>;
 
     /// The value of one key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;

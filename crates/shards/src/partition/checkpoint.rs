@@ -3,20 +3,20 @@
 //! Everything comes from the window, which the events filled: the state thread is never stopped and its state never copied.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ledger::{AccountDetails, AccountNumber, Currency, TransactionId};
-use storage::store::{Change, Run, StateStore, StoreError};
+use ledger::{AccountDetails, AccountNumber, Currency, Sequence, TransactionId};
+use storage::store::{Change, StateStore, StoreError};
 
 use super::commit::Committed;
 use super::id_filter::IdFilter;
 use super::id_index::{IdSeed, SealedWindow};
 use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, IdBlock};
 use super::metrics::Metrics;
-use super::window::{AvailableChange, IdEntry, RareChange, Window};
+use super::window::{AvailableChange, IdEntry, RareChange};
 
 /// How long the builder waits for a window before it looks for compaction work.
 const IDLE: Duration = Duration::from_millis(200);
@@ -26,6 +26,8 @@ pub(super) struct CheckpointBuilder {
     pub(super) seed: IdSeed,
     /// Of every id in the store. The state thread looks ids up in it meanwhile.
     pub(super) filter: Arc<IdFilter>,
+    /// A copy of a window's ids to sort, whose memory is used again.
+    pub(super) entries: Vec<IdEntry>,
     pub(super) committed: Arc<Committed>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -52,105 +54,128 @@ impl CheckpointBuilder {
 
     fn ingest(&mut self, sealed: &SealedWindow) -> Result<(), StoreError> {
         let started = Instant::now();
-        let run = self.build(&sealed.window)?;
-        let keys = run.changes.len();
-        let built = started.elapsed();
-        self.store.ingest(run)?;
-        sealed.ingested.set(Arc::clone(&self.filter)).expect("a window is ingested once");
-        let sequence = sealed.window.last_sequence.0;
-        self.metrics.checkpoint_sequence.store(sequence, Ordering::Relaxed);
-        tracing::debug!(
-            sequence,
-            keys,
-            ids = sealed.window.entries.len(),
-            build_ms = built.as_millis() as u64,
-            ingest_ms = (started.elapsed() - built).as_millis() as u64,
-            "checkpoint written"
-        );
-        while self.store.maintain()? {}
-        Ok(())
-    }
+        let window = &sealed.window;
+        let mut available = sealed.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = Groups::sort(&mut available, |change| page_of(change.account));
+        while self.filter.is_full_with(window.entries.len() as u64) {
+            self.filter = Arc::new(self.filter.doubled());
+        }
+        let seed = self.seed;
+        self.entries.clear();
+        self.entries.extend_from_slice(&window.entries);
+        let buckets =
+            Groups::sort(&mut self.entries, |entry| layout::id_bucket(seed.hash(entry.id())).into());
 
-    fn build(&mut self, window: &Window) -> Result<Run, StoreError> {
         let rare = RareRows::collect(&window.rare);
-        let mut changes = Vec::new();
-        for (account, (details, closed)) in rare.accounts {
-            changes
-                .push((layout::account_key(account), Change::Put(layout::encode_account(details, closed))));
-        }
-        self.build_pages(window, &mut changes)?;
-        for (hold_id, hold) in rare.holds {
-            let change = hold.map_or(Change::Delete, |hold| Change::Put(layout::encode_hold(&hold)));
-            changes.push((layout::hold_key(hold_id), change));
-        }
-        self.build_id_blocks(window, &mut changes);
         let ids_before = layout::load_position(self.store.as_ref())?.map_or(0, |position| position.ids);
         let position = CheckpointPosition {
             sequence: window.last_sequence,
             timestamp: window.timestamp,
-            seed: self.seed,
+            seed,
             ids: ids_before + window.entries.len() as u64,
         };
-        changes.push((layout::position_key(), Change::Put(layout::encode_position(&position))));
-        Ok(Run { position: window.last_sequence.0, changes })
-    }
-
-    /// Rewrites each page of balances that the window touched.
-    fn build_pages(&self, window: &Window, changes: &mut Vec<(Vec<u8>, Change)>) -> Result<(), StoreError> {
-        let page_of = |account: AccountNumber| account.0 / ACCOUNTS_PER_PAGE;
-        let within = |account: AccountNumber| (account.0 % ACCOUNTS_PER_PAGE) as u8;
-        let mut available = window.changes.clone();
-        radsort::sort_by_key(&mut available, |change| page_of(change.account));
-        let mut held: Vec<(AccountNumber, Currency, i64)> = Vec::new();
-        for change in &window.rare {
-            if let RareChange::Held(account, currency, after) = change {
-                held.push((*account, *currency, *after));
-            }
-        }
-        held.sort_by_key(|(account, ..)| page_of(*account));
-        let mut held = held.as_slice();
-
-        let pages = || available.chunk_by(|one, two| page_of(one.account) == page_of(two.account));
-        let keys: Vec<Vec<u8>> = pages().map(|page| layout::balances_key(page_of(page[0].account))).collect();
-        let images = self.store.get_many(&keys)?;
-        for ((page, key), image) in pages().zip(keys).zip(images) {
-            let mut balances = match image {
-                None => BalancePage::default(),
-                Some(image) => BalancePage::decode(&image).ok_or_else(|| layout::damaged(&key))?,
-            };
-            for AvailableChange { account, currency, available } in page {
-                balances.balance_mut(within(*account), *currency).available = *available;
-            }
-            // A held balance never changes without the available one: every page with the first has the second.
-            let number = page_of(page[0].account);
-            let of_page = held.partition_point(|(account, ..)| page_of(*account) <= number);
-            for (account, currency, after) in held.split_off(..of_page).into_iter().flatten() {
-                balances.balance_mut(within(*account), *currency).held = *after;
-            }
-            changes.push((key, Change::Put(balances.encode())));
-        }
+        let accounts = rare.accounts.iter().map(|(account, (details, closed))| {
+            Ok((layout::account_key(*account), Change::Put(layout::encode_account(details, *closed))))
+        });
+        let store = self.store.as_ref();
+        let pages = pages.map(|(page, changes)| balances(store, page, &changes, &rare.held));
+        let holds = rare.holds.iter().map(|(hold_id, hold)| {
+            let change = hold.map_or(Change::Delete, |hold| Change::Put(layout::encode_hold(&hold)));
+            Ok((layout::hold_key(*hold_id), change))
+        });
+        let filter = self.filter.as_ref();
+        let ids = buckets.map(|(bucket, entries)| {
+            entries.iter().copied().flatten().for_each(|entry| filter.insert(seed.hash(entry.id())));
+            Ok(id_block(bucket, &entries, window.last_sequence))
+        });
+        let last = [Ok((layout::position_key(), Change::Put(layout::encode_position(&position))))];
+        // In the order of their keys.
+        let mut changes = accounts.chain(pages).chain(holds).chain(ids).chain(last);
+        store.ingest_from(window.last_sequence.0, &mut changes)?;
+        drop(changes);
+        drop(available);
+        sealed.ingested.set(Arc::clone(&self.filter)).expect("a window is ingested once");
+        let sequence = window.last_sequence.0;
+        self.metrics.checkpoint_sequence.store(sequence, Ordering::Relaxed);
+        let write_ms = started.elapsed().as_millis() as u64;
+        tracing::debug!(sequence, ids = window.entries.len(), write_ms, "checkpoint written");
+        while self.store.maintain()? {}
         Ok(())
     }
+}
 
-    /// Packs the ids into blocks, and makes them known to the permanent filter: both in the order of their hashes, so that memory is
-    /// walked and not jumped about in.
-    fn build_id_blocks(&mut self, window: &Window, changes: &mut Vec<(Vec<u8>, Change)>) {
-        let seed = self.seed;
-        let bucket_of = |entry: &IdEntry| layout::id_bucket(seed.hash(entry.id()));
-        let mut entries = window.entries.clone();
-        radsort::sort_by_key(&mut entries, bucket_of);
-        while self.filter.is_full_with(entries.len() as u64) {
-            self.filter = Arc::new(self.filter.doubled());
+fn page_of(account: AccountNumber) -> u32 {
+    account.0 / ACCOUNTS_PER_PAGE
+}
+
+/// A page of balances as the window's changes leave it.
+fn balances(
+    store: &dyn StateStore,
+    page: u32,
+    changes: &[&[AvailableChange]],
+    held: &BTreeMap<AccountNumber, Vec<(Currency, i64)>>,
+) -> Result<(Vec<u8>, Change), StoreError> {
+    let key = layout::balances_key(page);
+    let within = |account: AccountNumber| (account.0 % ACCOUNTS_PER_PAGE) as u8;
+    let mut balances = match store.get(&key)? {
+        None => BalancePage::default(),
+        Some(image) => BalancePage::decode(&image).ok_or_else(|| layout::damaged(&key))?,
+    };
+    for AvailableChange { account, currency, available } in changes.iter().copied().flatten() {
+        balances.balance_mut(within(*account), *currency).available = *available;
+    }
+    // A held balance never changes without the available one: every page with the first has the second.
+    let first = AccountNumber(page * ACCOUNTS_PER_PAGE);
+    let last = AccountNumber(first.0 + (ACCOUNTS_PER_PAGE - 1));
+    for (account, held) in held.range(first..=last) {
+        for (currency, after) in held {
+            balances.balance_mut(within(*account), *currency).held = *after;
         }
-        for entries in entries.chunk_by(|one, two| bucket_of(one) == bucket_of(two)) {
-            let mut block = IdBlock::new(window.last_sequence, entries.len());
-            for entry in entries {
-                self.filter.insert(seed.hash(entry.id()));
-                block.push(entry.id(), entry.sequence);
-            }
-            let key = layout::ids_key(bucket_of(&entries[0]), window.last_sequence);
-            changes.push((key, Change::Put(block.into_bytes())));
-        }
+    }
+    Ok((key, Change::Put(balances.encode())))
+}
+
+fn id_block(bucket: u32, entries: &[&[IdEntry]], run_end: Sequence) -> (Vec<u8>, Change) {
+    let count = entries.iter().map(|entries| entries.len()).sum();
+    let mut block = IdBlock::new(run_end, count);
+    for entry in entries.iter().copied().flatten() {
+        block.push(entry.id(), entry.sequence);
+    }
+    (layout::ids_key(bucket as u16, run_end), Change::Put(block.into_bytes()))
+}
+
+/// Items group by group, ascending by key, in their first order within a group.
+///
+/// The items are sorted in place, chunk by chunk, and the chunks are merged while they are read: no further memory, hardly an
+/// access that is not to the next place of a chunk, and none of the jumps of a sort that spans hundreds of megabytes.
+struct Groups<'items, Item, KeyOf> {
+    chunks: Vec<&'items [Item]>,
+    key_of: KeyOf,
+}
+
+/// Few enough to stay in the processor's cache while they are sorted.
+const ITEMS_PER_CHUNK: usize = 1 << 17;
+
+impl<'items, Item, KeyOf: Fn(&Item) -> u32 + Copy> Groups<'items, Item, KeyOf> {
+    fn sort(items: &'items mut [Item], key_of: KeyOf) -> Groups<'items, Item, KeyOf> {
+        items.chunks_mut(ITEMS_PER_CHUNK).for_each(|chunk| radsort::sort_by_key(chunk, key_of));
+        let items: &'items [Item] = items;
+        Groups { chunks: items.chunks(ITEMS_PER_CHUNK).collect(), key_of }
+    }
+}
+
+impl<'items, Item, KeyOf: Fn(&Item) -> u32> Iterator for Groups<'items, Item, KeyOf> {
+    type Item = (u32, Vec<&'items [Item]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key_of = &self.key_of;
+        let key = self.chunks.iter().filter_map(|chunk| chunk.first()).map(key_of).min()?;
+        let take = |chunk: &mut &'items [Item]| {
+            let count = chunk.iter().take_while(|item| key_of(item) == key).count();
+            chunk.split_off(..count).expect("a chunk has what was counted in it")
+        };
+        let parts = self.chunks.iter_mut().map(take).filter(|part| !part.is_empty()).collect();
+        Some((key, parts))
     }
 }
 
@@ -158,6 +183,7 @@ impl CheckpointBuilder {
 #[derive(Default)]
 struct RareRows<'window> {
     accounts: BTreeMap<AccountNumber, (&'window AccountDetails, bool)>,
+    held: BTreeMap<AccountNumber, Vec<(Currency, i64)>>,
     holds: BTreeMap<TransactionId, Option<ledger::Hold>>,
 }
 
@@ -178,7 +204,9 @@ impl RareRows<'_> {
                 RareChange::HoldSettled(hold_id) => {
                     rows.holds.insert(*hold_id, None);
                 }
-                RareChange::Held(..) => {}
+                RareChange::Held(account, currency, after) => {
+                    rows.held.entry(*account).or_default().push((*currency, *after));
+                }
             }
         }
         rows

@@ -135,6 +135,7 @@ pub(super) fn open(
     let filter = Arc::new(loaded.filter);
     let mut builder = CheckpointBuilder {
         filter: Arc::clone(&filter),
+        entries: Vec::new(),
         store: Arc::clone(&store),
         seed: loaded.seed,
         committed: Arc::clone(&committed),

@@ -11,7 +11,8 @@ use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, IterGuardImpl, SeqNo
 
 use super::engine::Marker;
 use super::{
-    Change, Entry, POSITION_KEY, Run, RunPosition, StateStore, StoreError, StoreOptions, decode_position,
+    Change, Changes, Entry, KeyOrder, POSITION_KEY, RunPosition, StateStore, StoreError, StoreOptions,
+    check_position, decode_position,
 };
 
 /// Values are packed blocks of about 1 to 64 KiB already: larger blocks of the engine would only be read in vain.
@@ -60,18 +61,6 @@ impl LsmTreeStore {
         let (key, value) = guard.into_inner().map_err(|error| self.engine(error))?;
         Ok((key.to_vec(), value.to_vec()))
     }
-
-    fn write(&self, run: Run) -> Result<(), lsm_tree::Error> {
-        let mut ingestion = self.tree.ingestion()?;
-        ingestion.write(POSITION_KEY, run.position.to_le_bytes().as_slice())?;
-        for (key, change) in run.changes {
-            match change {
-                Change::Put(value) => ingestion.write(key, value)?,
-                Change::Delete => ingestion.write_tombstone(key)?,
-            }
-        }
-        ingestion.finish()
-    }
 }
 
 fn engine(directory: &Path, error: lsm_tree::Error) -> StoreError {
@@ -111,10 +100,24 @@ impl StateStore for LsmTreeStore {
         self.get(POSITION_KEY)?.as_deref().map(decode_position).transpose()
     }
 
-    fn ingest(&self, run: Run) -> Result<(), StoreError> {
+    fn ingest_from(&self, position: RunPosition, changes: &mut Changes<'_>) -> Result<(), StoreError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        run.check(self.position()?)?;
-        self.write(run).map_err(|error| self.engine(error))
+        check_position(self.position()?, position)?;
+        let mut order = KeyOrder::default();
+        // Without its end an ingestion leaves files that no list of tables names: the next start removes them.
+        let mut ingestion = self.tree.ingestion().map_err(|error| self.engine(error))?;
+        let put_position = ingestion.write(POSITION_KEY, position.to_le_bytes().as_slice());
+        put_position.map_err(|error| self.engine(error))?;
+        for change in changes {
+            let (key, change) = change?;
+            order.check(&key)?;
+            let written = match change {
+                Change::Put(value) => ingestion.write(key, value),
+                Change::Delete => ingestion.write_tombstone(key),
+            };
+            written.map_err(|error| self.engine(error))?;
+        }
+        ingestion.finish().map_err(|error| self.engine(error))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -14,7 +14,8 @@ use rocksdb::{
 
 use super::engine::Marker;
 use super::{
-    Change, Entry, POSITION_KEY, Run, RunPosition, StateStore, StoreError, StoreOptions, decode_position,
+    Change, Changes, Entry, KeyOrder, POSITION_KEY, RunPosition, StateStore, StoreError, StoreOptions,
+    check_position, decode_position,
 };
 
 /// A run on its way in. RocksDB leaves files that it does not know alone, so a crash may leave one.
@@ -63,7 +64,7 @@ impl RocksDbStore {
         value.ok_or_else(|| StoreError::Engine(format!("RocksDB does not know {property:?}")))
     }
 
-    fn write(&self, path: &Path, run: &Run) -> Result<(), StoreError> {
+    fn write(&self, path: &Path, position: RunPosition, changes: &mut Changes<'_>) -> Result<(), StoreError> {
         // What a crash left may be a second name of a file that is in the store by now: writing over it would destroy that one.
         match std::fs::remove_file(path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
@@ -71,24 +72,25 @@ impl RocksDbStore {
             }
             _ => {}
         }
-        self.write_file(path, run).map_err(|error| self.engine(&error))
-    }
-
-    fn write_file(&self, path: &Path, run: &Run) -> Result<(), Error> {
+        let failed = |error| self.engine(&error);
+        let mut order = KeyOrder::default();
         let mut file = SstFileWriter::create(&self.options);
-        file.open(path)?;
-        file.put(POSITION_KEY, run.position.to_le_bytes())?;
-        for (key, change) in &run.changes {
-            match change {
-                Change::Put(value) => file.put(key, value)?,
-                Change::Delete => file.delete(key)?,
-            }
+        file.open(path).map_err(failed)?;
+        file.put(POSITION_KEY, position.to_le_bytes()).map_err(failed)?;
+        for change in changes {
+            let (key, change) = change?;
+            order.check(&key)?;
+            let written = match change {
+                Change::Put(value) => file.put(key, value),
+                Change::Delete => file.delete(key),
+            };
+            written.map_err(failed)?;
         }
         // Syncs the file; taking it in syncs the directory and the manifest.
-        file.finish()?;
+        file.finish().map_err(failed)?;
         let mut ingestion = IngestExternalFileOptions::default();
         ingestion.set_move_files(true);
-        self.database.ingest_external_file_opts(&ingestion, vec![path])
+        self.database.ingest_external_file_opts(&ingestion, vec![path]).map_err(failed)
     }
 
     fn entries(
@@ -140,10 +142,10 @@ impl StateStore for RocksDbStore {
         self.get(POSITION_KEY)?.as_deref().map(decode_position).transpose()
     }
 
-    fn ingest(&self, run: Run) -> Result<(), StoreError> {
+    fn ingest_from(&self, position: RunPosition, changes: &mut Changes<'_>) -> Result<(), StoreError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        run.check(self.position()?)?;
-        self.write(&self.directory.join(RUN_FILE), &run)
+        check_position(self.position()?, position)?;
+        self.write(&self.directory.join(RUN_FILE), position, changes)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
