@@ -20,6 +20,7 @@
 
 mod backoff;
 mod stream;
+mod subscription;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::proto::{self, wallet_client::WalletClient};
 
 use backoff::Backoff;
 pub use stream::{PendingBatch, TransferStream};
+pub use subscription::Subscription;
 
 /// As large as the server takes them.
 const MESSAGE_SIZE_BYTES_MAX: usize = 16 << 20;
@@ -189,6 +191,11 @@ impl Client {
     /// A stream of batches, for volume. Must be called within a `tokio` runtime.
     pub fn transfer_stream(&self) -> TransferStream {
         TransferStream::start(self.wallet.clone(), Arc::clone(&self.options))
+    }
+
+    /// Events after a position, of one account or of all: past ones first, then live ones. Connects with its first batch.
+    pub fn subscribe(&self, request: proto::SubscribeRequest) -> Subscription {
+        Subscription::new(self.clone(), request)
     }
 
     async fn repeat<Message: Clone, Reply>(

@@ -7,6 +7,7 @@ use ledger::{
     Record, Timestamp, Transaction, Transfer, TransferKind,
 };
 
+use crate::event::Details;
 use crate::proto::{self, transfer};
 use crate::request::{TRANSFERS_MAX, checked_account_id, path_account, path_account_id};
 use crate::response::{self, Names, Position};
@@ -277,7 +278,7 @@ pub fn history_entry(
     let id = record.event.transaction_id().or(record.event.referenced_id());
     proto::HistoryEntry {
         transaction_id: id.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
-        r#type: response::event_type(&record.event).into(),
+        r#type: crate::event::type_of(&record.event).into(),
         counterparty: change.counterparty.map(|account| names.name(account)).unwrap_or_default(),
         amount: change.available_change,
         currency: change.currency.code().into(),
@@ -299,7 +300,11 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
         code: code.map(|code| code.name().into()).unwrap_or_default(),
         r#type: response::transaction_type(transaction).into(),
         metadata: transaction.outcome().event.metadata().map(metadata).unwrap_or_default(),
-        events: transaction.records.iter().map(|record| event(partition, record, names)).collect(),
+        events: transaction
+            .records
+            .iter()
+            .map(|record| event(partition, record, Some(&transaction.command), names))
+            .collect(),
         ..proto::Transaction::default()
     };
     if let Some(money) = money {
@@ -311,27 +316,46 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
     message
 }
 
-fn event(partition: u32, record: &Record, names: &impl Names) -> proto::Event {
+/// An event with its position and what it left behind; the command matters for a refusal only.
+pub fn event(partition: u32, record: &Record, command: Option<&Command>, names: &impl Names) -> proto::Event {
     let id = |id: Option<ledger::TransactionId>| id.map(|id| id.to_bytes().to_vec()).unwrap_or_default();
-    let postings = record.event.balance_changes().into_iter().flatten().map(|change| proto::Posting {
+    let event = &record.event;
+    let postings = event.balance_changes().into_iter().flatten().map(|change| proto::Posting {
         account_id: names.name(change.account),
         currency: change.currency.code().into(),
         amount: change.available_change,
         balance_after: change.available_after,
+        held_after: change.held_after,
     });
-    proto::Event {
-        r#type: response::event_type(&record.event).into(),
+    let Details { account, money, released } = Details::of(event, command, names);
+    let (account_id, handle) = account.unwrap_or_default();
+    let mut message = proto::Event {
+        r#type: crate::event::type_of(event).into(),
         partition,
         sequence: record.sequence.0,
         timestamp_micros: record.timestamp.as_micros(),
-        transaction_id: id(record.event.transaction_id()),
-        referenced_transaction_id: id(record.event.referenced_id()),
-        code: match &record.event {
-            Event::Refused { refusal, .. } => refusal.name().into(),
-            _ => String::new(),
-        },
+        transaction_id: id(event.transaction_id()),
+        referenced_transaction_id: id(event.referenced_id()),
         postings: postings.collect(),
+        account_id,
+        handle: handle.map(|handle| handle.0),
+        released: released.map(|(released, _)| released),
+        metadata: event.metadata().map(metadata).unwrap_or_default(),
+        ..proto::Event::default()
+    };
+    if let Some((from, to, amount, currency)) = money {
+        (message.from_account, message.to_account) = (from, to);
+        (message.amount, message.currency) = (amount, currency.code().into());
     }
+    match event {
+        Event::Refused { refusal, .. } => message.code = refusal.name().into(),
+        Event::Held { hold, .. } => {
+            message.expires_at_micros = hold.expires_at.map(|time| time.as_micros());
+        }
+        Event::GroupCommitted { legs, .. } => message.legs = u32::from(*legs),
+        _ => {}
+    }
+    message
 }
 
 /// The status that ends a call: for queries, and for commands of which nothing is known.

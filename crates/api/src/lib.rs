@@ -15,6 +15,7 @@
 //! ```
 
 pub mod client;
+pub mod event;
 pub mod grpc;
 mod json;
 pub mod openapi;

@@ -98,9 +98,9 @@ pub const ROUTES: &[Route] = &[
     ),
     get(
         "/v1/wallet/events",
-        "Server-sent events (answers 501 not_implemented for now)",
+        "Every event, past ones first, then live ones as they become durable",
         &["partition", "after", "account"],
-        None,
+        Some("EventStream"),
     ),
     Route {
         method: "post",
@@ -152,6 +152,11 @@ fn operation(route: &Route) -> Value {
         ),
     );
     parameters.extend(headers(route));
+    if route.answer == Some("EventStream") {
+        parameters.push(json!({ "name": "Last-Event-ID", "in": "header", "required": false,
+            "description": "The id of the last event seen: resume after it. It wins over `after`",
+            "schema": { "type": "string", "pattern": "^[0-9]+:[0-9]+$" } }));
+    }
     let mut responses = Map::new();
     responses.insert(route.success.to_string(), success(route));
     if route.success == 201 {
@@ -212,6 +217,8 @@ fn headers(route: &Route) -> Option<Value> {
 fn success(route: &Route) -> Value {
     let content = match route.answer {
         Some("Document") => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Some("EventStream") => json!({ "text/event-stream": { "schema": {
+            "$ref": "#/components/schemas/EventStream" } } }),
         Some(name) => {
             json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{name}") } } })
         }
@@ -341,9 +348,13 @@ fn answers() -> Value {
         "HistoryEntry": object(json!({ "transaction_id": maybe_id, "type": text, "counterparty": { "type": ["string", "null"] }, "amount": money,
             "currency": text, "balance_after": money, "partition": count, "sequence": count, "timestamp": time, "metadata": metadata })),
         "History": object(json!({ "entries": array("HistoryEntry"), "next_cursor": { "type": ["string", "null"] } })),
-        "Posting": object(json!({ "account_id": text, "currency": text, "amount": money, "balance_after": money })),
-        "Event": { "type": "object", "required": ["type", "partition", "sequence", "timestamp"], "properties": { "type": text, "partition": count,
-            "sequence": count, "timestamp": time, "transaction_id": id, "referenced_transaction_id": id, "code": text, "postings": array("Posting") } },
+        "Posting": { "type": "object", "required": ["account_id", "currency", "amount", "balance_after"], "properties": { "account_id": text,
+            "currency": text, "amount": money, "balance_after": money, "held_after": money } },
+        "Event": { "type": "object", "required": ["type", "partition", "sequence", "timestamp"], "properties": { "type": event_type(),
+            "partition": count, "sequence": count, "timestamp": time, "transaction_id": id, "referenced_transaction_id": id, "code": text,
+            "account_id": text, "handle": count, "from_account": text, "to_account": text, "amount": money, "currency": text, "released": money,
+            "expires_at": { "type": ["string", "null"], "format": "date-time" }, "legs": count, "postings": array("Posting"), "metadata": metadata } },
+        "EventStream": { "type": "string", "description": EVENT_STREAM },
         "Transaction": { "type": "object", "required": ["transaction_id", "status", "type", "events"], "properties": { "transaction_id": id,
             "status": { "enum": ["success", "refused", "held", "confirmed", "cancelled", "expired", "reversed"] }, "code": text, "type": text,
             "from_account": text, "to_account": text, "amount": money, "currency": text, "metadata": metadata, "events": array("Event") } },
@@ -353,6 +364,20 @@ fn answers() -> Value {
         "Snapshot": object(json!({ "partition": count, "sequence": count, "as_of": time, "digest": text, "accounts": count,
             "transaction_ids": count, "size_bytes": count, "parts": count, "elapsed_ms": count, "archive": text })),
     })
+}
+
+/// What the stream of events consists of.
+const EVENT_STREAM: &str = "Server-sent events. Each has `id: partition:sequence`, `event:` the type, and `data:` one Event on one line. \
+A client that reconnects with the last id as Last-Event-ID goes on without a gap or a repeat; without it and without `after`, the stream begins with \
+the first event. A position in the future is refused with invalid_request. With `account`, only events about that account are sent: those of its \
+postings, holds for it, its opening and closing, and refusals of commands that name it. A comment (`: still here`) comes when nothing else does. A client \
+that does not read for long is dropped: its last event has `event: dropped`, the id to resume from, and data {reason, partition, resume_after}.";
+
+/// The types of events, each explained.
+fn event_type() -> Value {
+    let types = crate::event::TYPES.iter();
+    let types = types.map(|(name, says)| json!({ "const": name, "description": says }));
+    json!({ "type": "string", "oneOf": types.collect::<Vec<_>>() })
 }
 
 #[cfg(test)]

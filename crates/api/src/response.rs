@@ -8,8 +8,8 @@ use ledger::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::format_timestamp;
 use crate::problem::{Code, Problem};
+use crate::{event, format_timestamp};
 
 /// Where and when an event happened.
 #[derive(Debug, Clone, Copy)]
@@ -184,23 +184,7 @@ pub fn account(account: &Account<'_>) -> Value {
     })
 }
 
-/// The kind of an event on the wire.
-pub fn event_type(event: &Event) -> &'static str {
-    match event {
-        Event::AccountOpened { .. } => "account_opened",
-        Event::Transferred { kind, .. } => transfer_type(*kind),
-        Event::Held { .. } => "hold",
-        Event::HoldConfirmed { .. } => "hold_confirmed",
-        Event::HoldReleased { transaction_id: Some(_), .. } => "hold_cancelled",
-        Event::HoldReleased { transaction_id: None, .. } => "hold_expired",
-        Event::Reversed { .. } => "reversal",
-        Event::AccountClosed { .. } => "account_closed",
-        Event::GroupCommitted { .. } => "group_committed",
-        Event::Refused { .. } => "refused",
-    }
-}
-
-fn transfer_type(kind: ledger::TransferKind) -> &'static str {
+pub(crate) fn transfer_type(kind: ledger::TransferKind) -> &'static str {
     match kind {
         ledger::TransferKind::Transfer => "transfer",
         ledger::TransferKind::Deposit => "deposit",
@@ -265,7 +249,7 @@ fn account_number(account: &ledger::AccountRef) -> Option<AccountNumber> {
     }
 }
 
-fn account_name(account: &ledger::AccountRef, names: &impl Names) -> String {
+pub(crate) fn account_name(account: &ledger::AccountRef, names: &impl Names) -> String {
     match account {
         ledger::AccountRef::Number(number) => names.name(*number),
         ledger::AccountRef::Named(name) => name.as_str().to_owned(),
@@ -292,7 +276,10 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
     if let Some(notes) = outcome.event.metadata() {
         body.insert("metadata".into(), metadata(notes));
     }
-    let events = transaction.records.iter().map(|record| event(partition, record, names));
+    let events = transaction
+        .records
+        .iter()
+        .map(|record| event::value(partition, record, Some(&transaction.command), names));
     body.insert("events".into(), events.collect());
     Value::Object(body)
 }
@@ -301,7 +288,7 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
 pub fn transaction_type(transaction: &Transaction) -> &'static str {
     match transaction.outcome().event {
         Event::Refused { .. } => command_type(&transaction.command),
-        ref event => event_type(event),
+        ref event => event::type_of(event),
     }
 }
 
@@ -360,36 +347,6 @@ pub fn money_of(transaction: &Transaction, names: &impl Names) -> Option<Money> 
             currency: movement.currency,
         }),
     }
-}
-
-/// One event with its position and what it left behind.
-pub fn event(partition: u32, record: &Record, names: &impl Names) -> Value {
-    let mut body = Map::new();
-    body.insert("type".into(), json!(event_type(&record.event)));
-    let position = Position { partition, sequence: record.sequence, timestamp: record.timestamp };
-    put_position(&mut body, position);
-    if let Some(transaction_id) = record.event.transaction_id() {
-        body.insert("transaction_id".into(), json!(transaction_id.to_string()));
-    }
-    if let Some(referenced) = record.event.referenced_id() {
-        body.insert("referenced_transaction_id".into(), json!(referenced.to_string()));
-    }
-    if let Event::Refused { refusal, .. } = &record.event {
-        body.insert("code".into(), json!(refusal.name()));
-    }
-    let changes = record.event.balance_changes().into_iter().flatten().map(|change| {
-        json!({
-            "account_id": names.name(change.account),
-            "currency": change.currency.code(),
-            "amount": money(change.available_change, change.currency),
-            "balance_after": money(change.available_after, change.currency),
-        })
-    });
-    let postings: Vec<Value> = changes.collect();
-    if !postings.is_empty() {
-        body.insert("postings".into(), json!(postings));
-    }
-    Value::Object(body)
 }
 
 #[cfg(test)]

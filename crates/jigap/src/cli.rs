@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::bench::BenchArguments;
+use crate::events_command::EventsArguments;
 use crate::exit::EXIT_CODES_HELP;
 use crate::settings::{Flags, SETTINGS, Scope, Setting};
 
@@ -107,6 +108,9 @@ pub(crate) enum Subject {
         #[command(flatten)]
         client: ClientArguments,
     },
+    /// Print events, past ones and then live ones as they become durable
+    #[command(after_help = crate::events_command::HELP)]
+    Events(EventsArguments),
     /// Read a data directory that no server has open
     #[command(subcommand)]
     Journal(JournalSubject),

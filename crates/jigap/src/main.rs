@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod config_command;
 mod data_directory;
+mod events_command;
 mod exit;
 mod journal;
 mod logging;
@@ -69,6 +70,7 @@ fn run(subject: Subject) -> Result<(), Failure> {
             client::run(&Ask::transaction(&transaction_id), &client)
         }
         Subject::State { client } => client::run(&Ask::state(), &client),
+        Subject::Events(arguments) => events_command::run(&arguments),
         Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
         Subject::Journal(JournalSubject::Verify { directory, output }) => journal::verify(&directory, output),
         Subject::Snapshot(subject) => archive::snapshot(&subject),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use server::{Config, Ready, Server};
+use server::{Config, EventsConfig, Ready, Server};
 use shards::partition::{self, OnFatal, OpenError, Partition};
 use storage::objects::Purpose;
 use tokio::runtime::{Builder, Runtime};
@@ -108,13 +108,20 @@ async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<
 }
 
 fn config(settings: &Settings) -> Result<Config, Failure> {
+    let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
+    let time = |name| Duration::from_millis(settings.number(name));
     Ok(Config {
         listen: address(settings, "listen")?,
         grpc_listen: address(settings, "grpc-listen")?,
-        request_timeout: Duration::from_millis(settings.number("request-timeout")),
-        drain_timeout: Duration::from_millis(settings.number("drain-timeout")),
-        connections_max: usize::try_from(settings.number("connections-max"))
-            .expect("the table keeps it below 2^32"),
+        request_timeout: time("request-timeout"),
+        drain_timeout: time("drain-timeout"),
+        connections_max: count("connections-max"),
+        events: EventsConfig {
+            subscribers_max: count("events-subscribers-max"),
+            buffer_events: count("events-buffer"),
+            patience: time("events-patience"),
+            heartbeat: time("events-heartbeat"),
+        },
         ..Config::default()
     })
 }

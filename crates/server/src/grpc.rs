@@ -2,6 +2,7 @@
 
 mod connection;
 mod stream;
+mod subscribe;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +210,17 @@ impl Wallet for WalletService {
         let results =
             stream::start(node, Arc::clone(&self.shared), self.stopped.clone(), request.into_inner());
         Ok(Response::new(results))
+    }
+
+    type SubscribeStream = ReceiverStream<Result<proto::EventBatch, Status>>;
+
+    async fn subscribe(&self, request: Request<proto::SubscribeRequest>) -> Answer<Self::SubscribeStream> {
+        self.observe("Subscribe", async {
+            let node = self.node()?;
+            query::reach_position(node, request.metadata().as_ref()).await?;
+            Ok(Response::new(subscribe::start(node, request.get_ref()).await?))
+        })
+        .await
     }
 
     async fn open_account(

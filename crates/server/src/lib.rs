@@ -6,6 +6,7 @@
 mod answer;
 mod batcher;
 mod connections;
+mod events;
 mod grpc;
 mod metrics;
 mod query;
@@ -17,9 +18,12 @@ use std::time::Duration;
 
 use shards::partition::Partition;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use views::History;
 
 use batcher::Batcher;
+use events::Events;
+pub use events::EventsConfig;
 use metrics::NetworkMetrics;
 
 /// Connections that may wait to be accepted. A client that finds no room tries again only after a second.
@@ -40,6 +44,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Connections beyond this number wait to be accepted.
     pub connections_max: usize,
+    /// How events are pushed.
+    pub events: EventsConfig,
 }
 
 impl Default for Config {
@@ -51,6 +57,7 @@ impl Default for Config {
             header_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
             connections_max: 16_384,
+            events: EventsConfig::default(),
         }
     }
 }
@@ -61,12 +68,15 @@ pub(crate) struct Node {
     pub(crate) partition: Partition,
     pub(crate) history: Arc<History>,
     pub(crate) batcher: Batcher,
+    pub(crate) events: Events,
 }
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) node: OnceLock<Node>,
     pub(crate) metrics: NetworkMetrics,
+    /// Turns true when the server is told to stop.
+    pub(crate) stopping: watch::Sender<bool>,
 }
 
 /// A server that listens.
@@ -88,7 +98,10 @@ impl Ready {
     pub fn ready(&self, partition: Partition, history: Arc<History>) {
         let _in_runtime = self.runtime.enter();
         let batcher = Batcher::start(partition.clone());
-        if self.shared.node.set(Node { partition, history, batcher }).is_err() {
+        let stopping = self.shared.stopping.subscribe();
+        let events = Events::start(partition.clone(), self.shared.config.events.clone(), stopping)
+            .expect("a process that has just recovered can start one more thread");
+        if self.shared.node.set(Node { partition, history, batcher, events }).is_err() {
             tracing::error!("the server was given a partition twice; it keeps the first");
         }
     }
@@ -107,7 +120,12 @@ impl Server {
     pub async fn bind(config: Config) -> std::io::Result<Server> {
         let listener = listen(config.listen)?;
         let grpc_listener = listen(config.grpc_listen)?;
-        let shared = Shared { config, node: OnceLock::new(), metrics: NetworkMetrics::default() };
+        let shared = Shared {
+            config,
+            node: OnceLock::new(),
+            metrics: NetworkMetrics::default(),
+            stopping: watch::Sender::new(false),
+        };
         Ok(Server { listener, grpc_listener, shared: Arc::new(shared) })
     }
 
@@ -134,9 +152,12 @@ impl Server {
             // A dropped sender means to stop as well.
             let _ = grpc_stopped.await;
         }));
-        let stop = async {
+        let shared = Arc::clone(&self.shared);
+        let stop = async move {
             stop.await;
             drop(stop_grpc);
+            // Streams of events end at once: they would never become idle.
+            shared.stopping.send_replace(true);
         };
         connections::serve(self.listener, self.shared, stop).await;
         if tokio::time::timeout(drain_timeout, grpc).await.is_err() {

@@ -60,6 +60,7 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
     out.single("jigap_grpc_batch_transfers_total", "counter", "Transfers in those batches.", transfers);
     let Some(node) = node else { return out.0 };
     let metrics = node.partition.metrics();
+    let events = node.events.metrics();
     out.head("jigap_refusals_total", "counter", "Refused commands by code.");
     for code in RefusalCode::ALL {
         let count = load(&metrics.refusals[usize::from(code.number()) - 1]);
@@ -74,6 +75,13 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
             "Bytes of frame bodies written to the journal.",
             &metrics.journal_bytes,
         ),
+        ("jigap_events_sent_total", "Events sent to subscribers.", &events.sent),
+        (
+            "jigap_events_fallen_behind_total",
+            "Times that a subscriber's buffer overflowed and it read the journal instead.",
+            &events.fallen_behind,
+        ),
+        ("jigap_events_dropped_total", "Subscribers dropped because they read nothing.", &events.dropped),
         ("jigap_id_store_lookups_total", "Look-ups of an id beyond the filter.", &metrics.id_store_lookups),
         (
             "jigap_archive_lookups_total",
@@ -112,6 +120,8 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
         ),
         ("jigap_snapshot_microseconds", "How long that snapshot took.", load(&metrics.snapshot_us)),
         ("jigap_snapshot_bytes", "Its size.", load(&metrics.snapshot_bytes)),
+        ("jigap_events_subscribers", "Subscribers to events.", load(&events.subscribers)),
+        ("jigap_events_lag_events", "Durable events not yet handed to live subscribers.", node.events.lag()),
         ("jigap_id_filter_bytes", "Memory of the filter of transaction_ids.", load(&metrics.id_filter_bytes)),
     ];
     for (name, help, value) in gauges {

@@ -24,7 +24,7 @@ use shards::partition::AccountView;
 use views::HistoryQuery;
 
 use crate::query::{self, Outcome};
-use crate::{Node, Shared, answer, metrics};
+use crate::{Node, Shared, answer, events, metrics};
 
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -513,7 +513,7 @@ fn history_entry(
     let id = entry.record.event.transaction_id().or(entry.record.event.referenced_id());
     json!({
         "transaction_id": id.map(|id| id.to_string()),
-        "type": response::event_type(&entry.record.event),
+        "type": api::event::type_of(&entry.record.event),
         "counterparty": change.counterparty.and_then(|account| names.get(&account)),
         "amount": response::money(change.available_change, change.currency),
         "currency": change.currency.code(),
@@ -606,8 +606,14 @@ async fn snapshot(State(shared): App) -> Response<Body> {
     )
 }
 
-async fn events() -> Response<Body> {
-    answer::problem(&Problem::new(Code::NotImplemented, "the event stream is not served yet"))
+async fn events(State(shared): App, query: RawQuery, headers: HeaderMap) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            events::serve(node, &parameters(query, &["partition", "after", "account"])?, &headers).await
+        }
+        .await,
+    )
 }
 
 async fn ready(State(shared): App) -> Response<Body> {

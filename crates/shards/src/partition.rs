@@ -336,6 +336,11 @@ impl Partition {
         self.inner.committed.sequence()
     }
 
+    /// Blocks until this event is durable, or for so long; true when it is. Costs the write side nothing but the waking.
+    pub fn wait_for_committed(&self, sequence: Sequence, patience: Duration) -> bool {
+        self.inner.committed.wait_for_at_most(sequence, patience)
+    }
+
     /// Counters of the running partition.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics

@@ -99,8 +99,9 @@ fn print_frame(frame: &Frame, range: &Range, output: Output) -> Result<(), Failu
 }
 
 fn print_entry(frame: &Frame, entry: &Entry, records: &[Record], output: Output) -> std::io::Result<()> {
+    // The command stands beside its events: they need not repeat what it asked for.
     let command = command(&entry.command);
-    let events = records.iter().map(|record| response::event(PARTITION, record, &Numbered));
+    let events = records.iter().map(|record| api::event::value(PARTITION, record, None, &Numbered));
     if output == Output::Programs {
         return print_json(&json!({
             "partition": PARTITION,

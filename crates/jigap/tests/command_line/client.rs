@@ -148,3 +148,25 @@ fn help_lists_examples_and_exit_codes() {
         assert!(help.stdout.contains(text), "{text}");
     }
 }
+
+#[test]
+fn events_are_printed_as_http_tells_them() {
+    let home = Home::new();
+    let wallet = with_accounts(&home);
+    wallet.ask(&["transfer", "alice", "bob", "12.5", "USD", "--metadata", "order=A-17"]).expect_code(0);
+    let held = wallet.ask(&["hold", "alice", "bob", "20", "USD"]).expect_code(0).json();
+    let hold_id = held["transaction_id"].as_str().unwrap();
+    wallet.ask(&["confirm", hold_id, "--amount", "15.00"]).expect_code(0);
+    let shown = wallet.ask(&["events"]).expect_code(0);
+    let events: Vec<Value> = shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let sequences: Vec<u64> = events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(sequences, [1, 2, 3, 4, 5, 6]);
+    let hold = wallet.ask(&["transaction", hold_id]).expect_code(0).json();
+    assert_eq!(hold["events"].as_array().unwrap()[..], events[4..6]);
+    let of_bob = wallet.ask(&["events", "--account", "bob", "--after", "2", "--table"]).expect_code(0);
+    assert!(of_bob.stdout.contains("alice -> bob 12.50 USD"), "{of_bob:?}");
+    assert_eq!(of_bob.stdout.lines().count(), 3);
+    wallet.ask(&["events", "--account", "nobody"]).expect_code(1);
+    wallet.ask(&["events", "--after", "7"]).expect_code(1);
+    wallet.stop();
+}

@@ -88,6 +88,17 @@ impl<'bytes> Body<'bytes> {
 
     /// The command whose events include this sequence, with them.
     pub fn entry_of(&self, sequence: Sequence) -> Result<Entry, CodecError> {
+        for entry in self.entries_near(sequence)? {
+            let entry = entry?;
+            if sequence.0 < entry.first_sequence.0 + entry.events.len() as u64 {
+                return Ok(entry);
+            }
+        }
+        Err(CodecError::Truncated)
+    }
+
+    /// The commands from a little before this sequence on: those before are not decoded.
+    pub fn entries_near(&self, sequence: Sequence) -> Result<Entries<'bytes>, CodecError> {
         let ordinal = sequence.0.checked_sub(self.first_sequence.0).ok_or(CodecError::Invalid("sequence"))?;
         if ordinal >= u64::from(self.event_count) {
             return Err(CodecError::Invalid("sequence"));
@@ -113,13 +124,7 @@ impl<'bytes> Body<'bytes> {
         entries.events.bytes = self.events.get(event_offset as usize..).ok_or(CodecError::Truncated)?;
         entries.next_sequence = Sequence(self.first_sequence.0 + u64::from(event_ordinal));
         entries.whole = false;
-        for entry in entries {
-            let entry = entry?;
-            if sequence.0 < entry.first_sequence.0 + entry.events.len() as u64 {
-                return Ok(entry);
-            }
-        }
-        Err(CodecError::Truncated)
+        Ok(entries)
     }
 }
 

@@ -6,6 +6,7 @@ mod calls;
 mod harness;
 mod proxy;
 mod stream;
+mod subscribe;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

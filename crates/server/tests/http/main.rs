@@ -1,6 +1,7 @@
 //! The HTTP contract, line by line, over real sockets and a real data directory.
 
 mod commands;
+mod events;
 mod harness;
 mod hostile;
 mod queries;

@@ -127,6 +127,8 @@ fn operations_endpoints_answer() {
     for route in api::openapi::ROUTES {
         assert!(document["paths"][route.path][route.method].is_object(), "{}", route.path);
         let path = route.path.replace("{account_id}", "alice").replace("{transaction_id}", &wallet.id());
+        // A stream of events does not end by itself.
+        let path = if route.answer == Some("EventStream") { format!("{path}?after=none") } else { path };
         let answer = wallet.request(&route.method.to_uppercase(), &path, &[], b"");
         let code = if answer.status >= 400 { answer.problem() } else { String::new() };
         assert!(code != "route_not_found" && code != "method_not_allowed", "{} {}", route.method, route.path);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ledger::Sequence;
 
@@ -86,6 +87,13 @@ impl Committed {
             inner = self.advanced.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.sequence >= sequence
+    }
+
+    /// As [`Committed::wait_for`], but not longer than this.
+    pub(super) fn wait_for_at_most(&self, sequence: Sequence, patience: Duration) -> bool {
+        let waiting = |inner: &mut Inner| inner.sequence < sequence && !inner.stopped;
+        let waited = self.advanced.wait_timeout_while(self.lock(), patience, waiting);
+        waited.unwrap_or_else(PoisonError::into_inner).0.sequence >= sequence
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

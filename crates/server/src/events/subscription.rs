@@ -1,0 +1,196 @@
+//! One subscriber: reads the journal until it has caught up, then gets what the publisher hands out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ledger::{AccountNumber, Sequence};
+use storage::journal;
+
+use super::Shared;
+use super::block::{Block, Delivery, StreamEvent, events_after, last_of};
+use super::mailbox::{Mail, Mailbox};
+use super::publisher::ReadEventsError;
+
+/// Events that one look into the journal collects at most: what a slow subscriber holds in memory.
+const PAST_EVENTS_MAX: usize = 512;
+/// Frames that it looks through at most.
+const PAST_FRAMES_MAX: usize = 1024;
+
+/// See [`super::Events::subscribe`]. Dropping it ends it.
+pub(crate) struct Subscription {
+    shared: Arc<Shared>,
+    account: Option<AccountNumber>,
+    /// Everything wanted up to here was given out.
+    position: Sequence,
+    /// `None` while it reads the journal.
+    mailbox: Option<Membership>,
+}
+
+/// A mailbox that the publisher knows, until this is dropped.
+struct Membership(Arc<Mailbox>);
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// What comes next.
+pub(crate) enum Next {
+    /// Events, after all those before.
+    Events(Delivery),
+    /// Nothing wanted, yet the position has advanced.
+    Position,
+    /// It read nothing for too long; nothing follows.
+    Dropped,
+    /// The server stops; nothing follows.
+    Stopped,
+    /// The journal cannot be read; nothing follows.
+    Failed,
+}
+
+/// What the journal has.
+struct Past {
+    events: Vec<StreamEvent>,
+    position: Sequence,
+    /// Everything durable was seen.
+    is_all: bool,
+}
+
+impl Subscription {
+    pub(super) fn new(shared: Arc<Shared>, after: Sequence, account: Option<AccountNumber>) -> Subscription {
+        Subscription { shared, account, position: after, mailbox: None }
+    }
+
+    /// Everything wanted up to here was given out.
+    pub(crate) fn position(&self) -> Sequence {
+        self.position
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits for what comes next. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Next {
+        let mut stopping = self.shared.stopping.clone();
+        let next = tokio::select! {
+            next = self.advance() => next,
+            // A server that is gone has stopped as well.
+            _ = stopping.wait_for(|stopping| *stopping) => Next::Stopped,
+        };
+        if let Next::Events(delivery) = &next {
+            self.shared.metrics.sent.fetch_add(delivery.count() as u64, Ordering::Relaxed);
+        }
+        next
+    }
+
+    async fn advance(&mut self) -> Next {
+        if let Some(Membership(mailbox)) = &self.mailbox {
+            match mailbox.take().await {
+                Mail::Delivery(delivery) => {
+                    self.position = delivery.last().unwrap_or(self.position);
+                    return Next::Events(delivery);
+                }
+                Mail::Overflowed(since) => {
+                    self.mailbox = None;
+                    if since.elapsed() > self.shared.config.patience {
+                        self.shared.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+                        return Next::Dropped;
+                    }
+                }
+            }
+        }
+        self.catch_up().await
+    }
+
+    async fn catch_up(&mut self) -> Next {
+        let Ok(reading) = self.shared.readers.acquire().await else { return Next::Stopped };
+        let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
+        let read = tokio::task::spawn_blocking(move || {
+            let past = shared.read_past(after, account)?;
+            if !past.events.is_empty() && !shared.names.learn(&past.events) {
+                return Err(ReadEventsError::Stopping);
+            }
+            let membership = || Membership(Arc::new(Mailbox::new(shared.config.buffer_events)));
+            let joins = |joined: &Membership| shared.registry.join(&joined.0, past.position, account);
+            let joined = past.is_all.then(membership).filter(joins);
+            let block = Block::new(shared.partition.number(), past.events);
+            block.encode(&shared.names);
+            Ok((block, past.position, joined))
+        });
+        let read = read.await;
+        drop(reading);
+        match read {
+            Ok(Ok((block, position, joined))) => {
+                (self.position, self.mailbox) = (position, joined);
+                if block.events.is_empty() {
+                    return Next::Position;
+                }
+                Next::Events(Delivery { block: Arc::new(block), places: None })
+            }
+            Ok(Err(ReadEventsError::Stopping)) | Err(_) => Next::Stopped,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a subscriber cannot be given past events");
+                Next::Failed
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.shared.metrics.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// The next events of the journal that are wanted. Blocks on the disk.
+    fn read_past(&self, after: Sequence, account: Option<AccountNumber>) -> Result<Past, ReadEventsError> {
+        let reader = self.partition.reader();
+        let mut past = Past { events: Vec::new(), position: after, is_all: false };
+        let Some(first) = reader.frame_containing(journal::Sequence(after.0 + 1))? else {
+            past.is_all = true;
+            return Ok(past);
+        };
+        let index = first.index();
+        let mut later = None;
+        let mut frame = Some(first);
+        for _ in 0..PAST_FRAMES_MAX {
+            let Some(current) = frame else {
+                past.is_all = true;
+                return Ok(past);
+            };
+            if current.sequence_count() > 0 && !past.take(&current, account)? {
+                return Ok(past);
+            }
+            let frames = later.get_or_insert_with(|| reader.frames_from(journal::FrameIndex(index.0 + 1)));
+            frame = frames.next().transpose()?;
+        }
+        Ok(past)
+    }
+}
+
+impl Past {
+    /// Takes what is wanted of a frame; false when that was enough.
+    fn take(
+        &mut self,
+        frame: &journal::Frame,
+        account: Option<AccountNumber>,
+    ) -> Result<bool, ReadEventsError> {
+        let after = self.position;
+        let damaged = |error| ReadEventsError::Body { after: after.0, error };
+        for event in events_after(frame, after).map_err(damaged)? {
+            let event = event.map_err(damaged)?;
+            self.position = event.record.sequence;
+            if account.is_none_or(|account| event.concerns(account)) {
+                self.events.push(event);
+            }
+            if self.events.len() == PAST_EVENTS_MAX {
+                return Ok(false);
+            }
+        }
+        self.position = last_of(frame);
+        Ok(true)
+    }
+}

@@ -1,0 +1,93 @@
+//! Events over gRPC, through the typed client.
+
+use api::client::{Client, ClientError};
+use api::proto::{Event, SubscribeRequest};
+use serde_json::json;
+
+use crate::proxy::Proxy;
+use crate::{client, given, options, run, transfer};
+
+fn request(after: u64, account: &str) -> SubscribeRequest {
+    SubscribeRequest { partition: 0, after, account_id: account.into() }
+}
+
+/// Reads until there are so many.
+async fn take(subscription: &mut api::client::Subscription, count: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    while events.len() < count {
+        events.extend(subscription.next().await.expect("a batch").events);
+    }
+    events
+}
+
+#[test]
+fn an_event_says_all_that_it_says_over_http() {
+    let wallet = given();
+    wallet.post("/v1/wallet/accounts", &json!({"account_id": "carol", "metadata": {"tier": "gold"}})).ok();
+    let hold = wallet.transfer_body("alice", "bob", "3.00", "USD");
+    wallet.post("/v1/wallet/holds", &hold).ok();
+    assert_eq!(wallet.transfer("bob", "alice", "1.00", "USD").problem(), "insufficient_funds");
+    run(async {
+        let mut subscription = client(&wallet).subscribe(request(0, ""));
+        let events = take(&mut subscription, 6).await;
+        let types: Vec<&str> = events.iter().map(|event| event.r#type.as_str()).collect();
+        let expected = ["account_opened", "account_opened", "deposit", "account_opened", "hold", "refused"];
+        assert_eq!(types, expected);
+        assert_eq!((events[1].account_id.as_str(), events[1].handle), ("bob", Some(2)));
+        assert_eq!(events[3].metadata.get("tier").map(String::as_str), Some("gold"));
+        let hold = &events[4];
+        assert_eq!(
+            (hold.from_account.as_str(), hold.to_account.as_str(), hold.amount),
+            ("alice", "bob", 300)
+        );
+        assert_eq!((hold.expires_at_micros, hold.postings[0].held_after), (None, Some(300)));
+        let refused = &events[5];
+        assert_eq!(
+            (refused.code.as_str(), refused.amount, refused.currency.as_str()),
+            ("insufficient_funds", 100, "USD")
+        );
+        assert_eq!(subscription.position(), 6);
+        let mut of_bob = client(&wallet).subscribe(request(0, "bob"));
+        let sequences: Vec<u64> = take(&mut of_bob, 3).await.iter().map(|event| event.sequence).collect();
+        assert_eq!(sequences, [2, 5, 6]);
+    });
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_and_not_repeated() {
+    let wallet = given();
+    run(async {
+        let other = SubscribeRequest { partition: 1, ..request(0, "") };
+        for wrong in [request(4, ""), request(0, "nobody"), request(0, "a b"), other] {
+            let error = client(&wallet).subscribe(wrong.clone()).next().await.expect_err("it is wrong");
+            assert!(matches!(error, ClientError::Failed(_)), "{wrong:?}: {error}");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_lost_or_repeated_when_connections_are() {
+    const BATCHES: usize = 40;
+    let wallet = given();
+    run(async {
+        let proxy = Proxy::to(wallet.grpc_address).await;
+        let cut = Client::new(&format!("http://{}", proxy.address), options()).expect("an address");
+        let mut subscription = cut.subscribe(request(3, ""));
+        let paying = client(&wallet).transfer_stream();
+        let mut seen = Vec::new();
+        for number in 0..BATCHES {
+            let batch: Vec<_> = (0..50).map(|_| transfer("alice", "bob", 1)).collect();
+            let answered = paying.send(&batch).await.expect("room");
+            if number % 4 == 1 {
+                proxy.cut();
+            }
+            answered.await.expect("a result");
+            seen.extend(take(&mut subscription, 1).await.iter().map(|event| event.sequence));
+        }
+        let last = 3 + BATCHES as u64 * 50;
+        while seen.last() != Some(&last) {
+            seen.extend(take(&mut subscription, 1).await.iter().map(|event| event.sequence));
+        }
+        assert_eq!(seen, (4..=last).collect::<Vec<_>>());
+    });
+}
