@@ -79,7 +79,7 @@ pub const ROUTES: &[Route] = &[
     ),
     get(
         "/v1/wallet/accounts/{account_id}",
-        "An account with its balances",
+        "An account with its balances, now or as it stood at a time or after an event",
         &["at", "at_sequence"],
         Some("Account"),
     ),
@@ -92,7 +92,7 @@ pub const ROUTES: &[Route] = &[
     get("/v1/wallet/transactions/{transaction_id}", "What became of a transaction", &[], Some("Transaction")),
     get(
         "/v1/wallet/state",
-        "Position, totals and digest of the whole state",
+        "Position, totals and digest of the whole state, now or after an event of the past",
         &["at_sequence"],
         Some("State"),
     ),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use shards::partition::Partition;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use views::History;
 
 use batcher::Batcher;
@@ -69,7 +69,12 @@ pub(crate) struct Node {
     pub(crate) history: Arc<History>,
     pub(crate) batcher: Batcher,
     pub(crate) events: Events,
+    /// Whose turn it is to rebuild a state of the past.
+    pub(crate) past_states: Arc<Semaphore>,
 }
+
+/// How many states of the past are rebuilt at a time: each keeps one core busy.
+const PAST_STATES_MAX: usize = 1;
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -101,7 +106,8 @@ impl Ready {
         let stopping = self.shared.stopping.subscribe();
         let events = Events::start(partition.clone(), self.shared.config.events.clone(), stopping)
             .expect("a process that has just recovered can start one more thread");
-        if self.shared.node.set(Node { partition, history, batcher, events }).is_err() {
+        let past_states = Arc::new(Semaphore::new(PAST_STATES_MAX));
+        if self.shared.node.set(Node { partition, history, batcher, events, past_states }).is_err() {
             tracing::error!("the server was given a partition twice; it keeps the first");
         }
     }

@@ -92,6 +92,19 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
     for (name, help, value) in counters {
         out.single(name, "counter", help, load(value));
     }
+    let view = node.history.status();
+    let view_counters = [
+        ("jigap_view_runs_total", "Runs written to the history's store.", view.runs),
+        ("jigap_view_images_total", "Images of 256 accounts written to the history's store.", view.images),
+        (
+            "jigap_view_wait_microseconds_total",
+            "Time that committing waited for the history: its back-pressure on the write side.",
+            view.waited_us,
+        ),
+    ];
+    for (name, help, value) in view_counters {
+        out.single(name, "counter", help, value);
+    }
     let committed = load(&metrics.committed_sequence);
     let gauges = [
         ("jigap_queue_depth", "Commands waiting.", load(&metrics.queue_depth)),
@@ -106,7 +119,12 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
         (
             "jigap_view_lag_events",
             "Events not yet in the history.",
-            committed.saturating_sub(node.history.position().0),
+            committed.saturating_sub(view.position.0),
+        ),
+        (
+            "jigap_view_unstored_events",
+            "Events in the history's memory, which a restart reads again.",
+            view.position.0 - view.stored.0.min(view.position.0),
         ),
         (
             "jigap_checkpoint_pause_microseconds_max",

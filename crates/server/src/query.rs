@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::response::{self, Position};
 use api::{Code, Problem, problem::Subject};
@@ -13,7 +13,7 @@ use ledger::{
 };
 use shards::partition::{AccountView, CommandAnswer, NotAccepted, SnapshotReport, StateView};
 use tokio::sync::oneshot;
-use views::{HistoryPage, HistoryQuery};
+use views::{History, HistoryError, HistoryPage, HistoryQuery, Moment, PastAccount};
 
 use crate::Node;
 
@@ -164,6 +164,67 @@ pub(crate) async fn account_view(node: &Node, account: AccountRef) -> Result<Acc
     })
 }
 
+/// A moment that a client names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// After the last event at or before this time.
+    Time(Timestamp),
+    /// After this event.
+    Sequence(Sequence),
+}
+
+/// An account as it stood at a moment of the past. `now` is the server's clock when the request came.
+pub(crate) async fn past_account(
+    node: &Node,
+    account: AccountRef,
+    point: Point,
+    now: Timestamp,
+) -> Result<AccountView, Problem> {
+    // Once this is answered, all events stamped before the request came are in the view.
+    let present = account_view(node, account).await?;
+    let history = Arc::clone(&node.history);
+    let number = present.number;
+    let found = blocking(move || {
+        let Some(moment) = moment(&history, point, now)? else { return Ok(None) };
+        Ok::<_, HistoryError>(Some((moment, history.account_at(number, moment.sequence)?)))
+    })
+    .await?;
+    let Some((moment, past)) = found else { return Err(future(node, point)) };
+    let Some(PastAccount { closed, balances }) = past else {
+        let detail = format!(
+            "account_id {:?} did not exist at sequence {}",
+            present.account_id.as_str(),
+            moment.sequence.0
+        );
+        return Err(Problem::new(Code::AccountNotFound, detail));
+    };
+    Ok(AccountView { closed, balances, sequence: moment.sequence, timestamp: moment.timestamp, ..present })
+}
+
+/// `None` for a point in the future.
+fn moment(history: &History, point: Point, now: Timestamp) -> Result<Option<Moment>, HistoryError> {
+    match point {
+        Point::Sequence(sequence) => history.moment_of(sequence),
+        Point::Time(time) => {
+            // Times of events never go backwards, so they may be ahead of a clock that did.
+            let last = history.moment_of(history.position())?;
+            let known = last.map_or(now, |last| last.timestamp.max(now));
+            if time > known { Ok(None) } else { history.moment_at(time).map(Some) }
+        }
+    }
+}
+
+fn future(node: &Node, point: Point) -> Problem {
+    let last = node.history.position().0;
+    let detail = match point {
+        Point::Time(time) => format!("at is {}, which is in the future", api::format_timestamp(time)),
+        Point::Sequence(Sequence(at)) => {
+            format!("at_sequence is {at}, which is in the future: the last event is {last}")
+        }
+    };
+    Problem::new(Code::InvalidRequest, detail)
+}
+
 /// An account as the contract shows it.
 pub(crate) fn account(partition: u32, view: &AccountView) -> response::Account<'_> {
     response::Account {
@@ -225,6 +286,33 @@ pub(crate) async fn snapshot(node: &Node) -> Result<SnapshotReport, Problem> {
 /// The whole state, summed up.
 pub(crate) async fn state(node: &Node) -> Result<StateView, Problem> {
     ask(|reply| node.partition.query_state(reply)).await
+}
+
+/// The whole state as it stood after an event of the past, rebuilt from the view. One at a time: it walks all accounts.
+pub(crate) async fn past_state(node: &Node, at: Sequence, patience: Duration) -> Result<StateView, Problem> {
+    let deadline = Instant::now() + patience;
+    let turn = tokio::time::timeout_at(deadline.into(), Arc::clone(&node.past_states).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else {
+        let detail = "another state of the past is being rebuilt, and took too long; ask again";
+        return Err(Problem::new(Code::Overloaded, detail));
+    };
+    let history = Arc::clone(&node.history);
+    let found = blocking(move || {
+        let found = history.state_at(at, deadline);
+        // The client may have gone: the turn ends with the work, not with the request.
+        drop(turn);
+        found
+    })
+    .await?;
+    let Some(past) = found else { return Err(future(node, Point::Sequence(at))) };
+    Ok(StateView {
+        sequence: past.moment.sequence,
+        timestamp: past.moment.timestamp,
+        accounts: past.accounts,
+        holds: past.holds,
+        totals: past.totals,
+        digest: past.digest,
+    })
 }
 
 async fn names(node: &Node, accounts: Vec<AccountNumber>) -> Result<AccountNames, Problem> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use api::problem::{Problem, Subject};
 use api::request::{self, Endpoint, FollowUp, Malformed, Transfers};
@@ -18,12 +18,12 @@ use axum::middleware::{self, Next};
 use axum::routing::{get, post};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use ledger::{AccountNumber, Command, Currency, TransactionId};
+use ledger::{AccountNumber, Command, Currency, Sequence, Timestamp, TransactionId};
 use serde_json::{Value, json};
 use shards::partition::AccountView;
 use views::HistoryQuery;
 
-use crate::query::{self, Outcome};
+use crate::query::{self, Outcome, Point};
 use crate::{Node, Shared, answer, events, metrics};
 
 /// The largest request body.
@@ -415,8 +415,23 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn past_is_next() -> Problem {
-    Problem::new(Code::NotImplemented, "queries about the past are not served yet")
+/// The point in time that the parameters name; at most one may.
+fn point(parameters: &HashMap<String, String>) -> Result<Option<Point>, Problem> {
+    let invalid = |detail: String| Err(Problem::new(Code::InvalidRequest, detail));
+    match (parameters.get("at"), parameters.get("at_sequence")) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => invalid("give at or at_sequence, not both".into()),
+        (Some(text), None) => match api::parse_timestamp(text) {
+            Some(time) => Ok(Some(Point::Time(time))),
+            None => invalid(format!(
+                "query parameter at must be a time such as 2026-01-02T03:04:05.678901Z, it is {text:?}"
+            )),
+        },
+        (None, Some(text)) => match text.parse() {
+            Ok(sequence) => Ok(Some(Point::Sequence(Sequence(sequence)))),
+            Err(_) => invalid(format!("query parameter at_sequence must be a sequence, it is {text:?}")),
+        },
+    }
 }
 
 async fn account(
@@ -429,11 +444,13 @@ async fn account(
         async {
             let node = node(&shared)?;
             let account = request::path_account(&id)?;
-            if !parameters(query, &["at", "at_sequence"])?.is_empty() {
-                return Err(past_is_next());
-            }
+            let point = point(&parameters(query, &["at", "at_sequence"])?)?;
+            let now = now();
             query::reach_position(node, &headers).await?;
-            let view = query::account_view(node, account).await?;
+            let view = match point {
+                None => query::account_view(node, account).await?,
+                Some(point) => query::past_account(node, account, point, now).await?,
+            };
             let partition = node.partition.number();
             Ok(answer::at_position(
                 account_response(StatusCode::OK, partition, &view),
@@ -468,6 +485,12 @@ async fn history(
         }
         .await,
     )
+}
+
+/// The server's clock, to tell what is in the future.
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn history_query(parameters: &HashMap<String, String>) -> Result<HistoryQuery, Problem> {
@@ -550,11 +573,14 @@ async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Respo
     respond(
         async {
             let node = node(&shared)?;
-            if !parameters(query, &["at_sequence"])?.is_empty() {
-                return Err(past_is_next());
-            }
+            let point = point(&parameters(query, &["at_sequence"])?)?;
             query::reach_position(node, &headers).await?;
-            let view = query::state(node).await?;
+            let view = match point {
+                Some(Point::Sequence(at)) => {
+                    query::past_state(node, at, shared.config.request_timeout * 9 / 10).await?
+                }
+                _ => query::state(node).await?,
+            };
             let totals = view.totals.iter().map(|total| {
                 json!({
                     "currency": total.currency.code(),

@@ -1,40 +1,53 @@
-//! The history of every account: which events changed its balances, newest first.
+//! The read side's memory: what every account had, and which events made it so, at any moment since the first event.
 //!
-//! Only (account, sequence) is kept here: the events themselves stand in the journal, with the balance that each left behind.
-//! New postings collect in memory; a full run is packed by a builder thread into blocks of 256 neighbouring accounts and
-//! ingested into the view's own store.
+//! For every account the view keeps a few *series*: whether it is open, and for each currency what is available and held. A posting
+//! is one value of a series with the event that left it behind; the event itself stands in the journal. New postings collect in
+//! memory; a full run is packed by a builder thread into parts of 256 neighbouring accounts and ingested into the view's own
+//! store, together with the position that it reaches. Every few runs a page of accounts gets an *image*, the last value of each
+//! series: so a look-up reads a bounded number of parts, however long the history is.
 
-mod block;
+mod builder;
+mod layout;
+mod lookup;
+mod part;
+mod past;
+mod series;
+mod tail;
 
-use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ledger::codec::{Body, CodecError};
 use ledger::{AccountNumber, BalanceChange, Currency, Record, Sequence, Timestamp};
-use storage::journal::{self, Frame, FrameIndex, ReadError, Reader};
+use storage::journal::{self, Frame, ReadError, Reader};
 use storage::store::{self, Engine, StateStore, StoreError, StoreOptions};
 
-use block::Posting;
+use builder::{Builder, Counters};
+use layout::{FORMAT_VERSION, FrameEnd, RunRow, damaged};
+use part::Value;
+use series::{Posting, Series};
+use tail::{Chunk, Sealed, Snapshot, Tail};
+
+pub use past::{Moment, PastAccount, PastState};
 
 /// Runs that may wait for the builder besides the one it works on: past it, committing waits.
 const RUNS_WAITING_MAX: usize = 1;
-/// How long the builder waits for a run before it looks for compaction work.
-const IDLE: Duration = Duration::from_millis(200);
+/// Chunks that may wait to be put in order. One that finds no place is put in order when its run is written.
+const CHUNKS_WAITING_MAX: usize = 256;
 
 /// How the view is set up.
 #[derive(Debug, Clone)]
 pub struct HistoryOptions {
-    /// A run is cut after this many postings.
+    /// A run is cut after about so many postings.
     pub run_postings: usize,
-    /// What keeps the view's files.
-    pub engine: Engine,
     /// Memory for blocks that were read.
     pub cache_size_bytes: u64,
+    /// What keeps the view's files.
+    pub engine: Engine,
 }
 
 impl Default for HistoryOptions {
@@ -69,6 +82,22 @@ pub enum HistoryError {
         account: u32,
         /// The event's sequence.
         sequence: u64,
+    },
+    /// Rebuilding a whole state took longer than it may.
+    #[error("history: rebuilding the state took too long: {accounts} of {of} accounts were done")]
+    TooLong {
+        /// How many accounts were done.
+        accounts: u32,
+        /// How many there are.
+        of: u32,
+    },
+    /// A view of another format cannot be removed.
+    #[error("history: cannot remove {path}, which has another format: {source}")]
+    Remove {
+        /// The view's directory.
+        path: std::path::PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
     },
     /// A thread cannot be started.
     #[error("history: cannot start a thread: {0}")]
@@ -108,19 +137,19 @@ pub struct HistoryPage {
     pub next: Option<Sequence>,
 }
 
-/// A full run on its way into the store.
-#[derive(Debug)]
-struct Sealed {
-    postings: Vec<Posting>,
-    last: Sequence,
-    ingested: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Tail {
-    position: Sequence,
-    postings: Vec<Posting>,
-    sealed: VecDeque<Arc<Sealed>>,
+/// What the view does, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryStatus {
+    /// The last event that queries see.
+    pub position: Sequence,
+    /// The last event in the view's store: what is later is built again from the journal after a restart.
+    pub stored: Sequence,
+    /// Runs written since the view was opened.
+    pub runs: u64,
+    /// Images of pages written since then.
+    pub images: u64,
+    /// How long committing waited for the builder since then, in microseconds: the back-pressure on the write side.
+    pub waited_us: u64,
 }
 
 struct Shared {
@@ -128,47 +157,45 @@ struct Shared {
     reached: Condvar,
     store: Arc<dyn StateStore>,
     reader: Reader,
-    run_postings: usize,
+    counters: Counters,
+}
+
+/// Where full chunks and runs go.
+struct Outlets {
+    chunks: Sender<Arc<Chunk>>,
+    runs: Sender<Arc<Sealed>>,
 }
 
 /// The view. Dropping it stops its builder; what was not ingested is built again from the journal.
 pub struct History {
     shared: Arc<Shared>,
-    runs: Option<Sender<Arc<Sealed>>>,
+    outlets: Option<Outlets>,
     builder: Option<JoinHandle<()>>,
 }
 
 impl History {
-    /// Opens the view in its directory and catches up with the journal. `on_fatal` is told when its store fails later.
+    /// Opens the view in its directory and catches up with the journal. A view of another format is dropped and built again.
+    /// `on_fatal` is told when its store fails later.
     pub fn open(
         directory: &Path,
         reader: Reader,
         options: HistoryOptions,
         on_fatal: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Result<History, HistoryError> {
-        let store_options =
-            StoreOptions { engine: options.engine, cache_size_bytes: options.cache_size_bytes };
-        let store = store::open(directory, &store_options)?;
-        let position = Sequence(store.position()?.unwrap_or(0));
-        let shared = Arc::new(Shared {
-            tail: Mutex::new(Tail { position, ..Tail::default() }),
-            reached: Condvar::new(),
-            store,
-            reader,
-            run_postings: options.run_postings,
-        });
-        let (runs, waiting) = bounded(RUNS_WAITING_MAX);
-        let of_builder = Arc::clone(&shared);
+        let store = open_store(directory, &options)?;
+        let end = past::stored_end(store.as_ref())?;
+        let tail = Tail::new(end, load_runs(store.as_ref())?, options.run_postings);
+        let (tail, reached, counters) = (Mutex::new(tail), Condvar::new(), Counters::default());
+        let shared = Arc::new(Shared { tail, reached, store, reader, counters });
+        let (chunks, waiting_chunks) = bounded(CHUNKS_WAITING_MAX);
+        let (runs, waiting_runs) = bounded(RUNS_WAITING_MAX);
+        let builder = Builder { shared: Arc::clone(&shared), runs_since_image: Vec::new() };
         let builder = std::thread::Builder::new()
             .name("jigap-history".into())
-            .spawn(move || {
-                if let Err(error) = build_runs(of_builder.store.as_ref(), &waiting) {
-                    on_fatal(format!("the history view failed: {error}"));
-                }
-            })
+            .spawn(move || run_builder(builder, &waiting_chunks, &waiting_runs, &*on_fatal))
             .map_err(HistoryError::Thread)?;
-        let history = History { shared, runs: Some(runs), builder: Some(builder) };
-        history.catch_up(position)?;
+        let history = History { shared, outlets: Some(Outlets { chunks, runs }), builder: Some(builder) };
+        history.catch_up(end.last)?;
         Ok(history)
     }
 
@@ -180,34 +207,47 @@ impl History {
         }
         let first = Sequence(frame.first_sequence().0);
         let last = Sequence(first.0 + u64::from(frame.sequence_count()) - 1);
+        let timestamp = Timestamp::from_micros(frame.timestamp_us());
         let in_body = |error| HistoryError::Body { sequence: first.0, error };
         let body = Body::parse(frame.body(), first).map_err(in_body)?;
         let mut tail = self.shared.lock();
-        if last <= tail.position {
+        if last <= tail.end.last {
             return Ok(());
         }
-        for entry in body.entries() {
-            let entry = entry.map_err(in_body)?;
-            for (sequence, event) in entry.sequenced() {
-                for change in event.balance_changes().into_iter().flatten() {
-                    tail.postings.push(Posting { account: change.account, sequence });
-                }
-            }
+        for outcome in body.outcomes() {
+            let (sequence, outcome) = outcome.map_err(in_body)?;
+            tail.filling.push(sequence, timestamp, &outcome);
         }
-        tail.position = last;
-        let full = (tail.postings.len() >= self.shared.run_postings).then(|| tail.seal());
+        let full = tail.end_frame(FrameEnd { last, timestamp });
         drop(tail);
         self.shared.reached.notify_all();
-        if let (Some(sealed), Some(runs)) = (full, &self.runs) {
+        let Some(Outlets { chunks, runs }) = &self.outlets else { return Ok(()) };
+        if let Some(chunk) = full.chunk {
+            // Without a place it is put in order when its run is written.
+            let _ = chunks.try_send(chunk);
+        }
+        if let Some(run) = full.run {
+            let started = Instant::now();
             // Without its builder the view is stopping or has reported its failure: the journal builds the run again.
-            let _ = runs.send(sealed);
+            let _ = runs.send(run);
+            self.shared.counters.waited_us.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// The last event that queries see.
     pub fn position(&self) -> Sequence {
-        self.shared.lock().position
+        self.shared.lock().end.last
+    }
+
+    /// How far the view is, and what it did.
+    pub fn status(&self) -> HistoryStatus {
+        let tail = self.shared.lock();
+        let (position, stored) = (tail.end.last, tail.last_run().map_or(Sequence(0), |run| run.end));
+        drop(tail);
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { runs, images, waited_us } = &self.shared.counters;
+        HistoryStatus { position, stored, runs: load(runs), images: load(images), waited_us: load(waited_us) }
     }
 
     /// The last event that is in the view's own files: after a restart the view needs the journal from here on.
@@ -219,7 +259,7 @@ impl History {
     pub fn wait_for(&self, sequence: Sequence, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut tail = self.shared.lock();
-        while tail.position < sequence {
+        while tail.end.last < sequence {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
             let waited = self.shared.reached.wait_timeout(tail, left);
             tail = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -229,34 +269,29 @@ impl History {
 
     /// What changed the account's balances, newest first. Blocks on the disk.
     pub fn history(&self, account: AccountNumber, query: &HistoryQuery) -> Result<HistoryPage, HistoryError> {
-        let mut before = query.before.unwrap_or(Sequence(u64::MAX));
-        if let Some(until) = query.until {
-            before = before.min(self.shared.first_after(until)?);
-        }
-        let mut page = HistoryPage { entries: Vec::new(), next: None };
-        let mut recent = self.shared.in_memory(account, before).into_iter();
-        // What memory had not, the store has: it is asked after memory, so nothing falls between the two.
-        let older = self.shared.in_store(account, before);
-        let mut previous = None;
-        let sequences = recent.by_ref().map(Ok).chain(older);
-        for sequence in sequences {
-            let sequence = sequence?;
-            // A run ingested between the two look-ups is seen twice.
-            if previous.is_some_and(|previous| previous <= sequence) {
-                continue;
+        let mut until = Sequence(query.before.map_or(u64::MAX, |before| before.0.saturating_sub(1)));
+        let mut after = Sequence(0);
+        if query.until.is_some() || query.since.is_some() {
+            let snapshot = self.shared.lock().snapshot(past::frames_of);
+            if let Some(time) = query.until {
+                until = until.min(self.shared.last_frame_by(&snapshot, time)?.last);
             }
-            previous = Some(sequence);
-            let record = self.shared.read(account, sequence)?;
-            if query.since.is_some_and(|since| record.timestamp < since) {
+            if let Some(time) = query.since {
+                let before = Timestamp::from_micros(time.as_micros().saturating_sub(1));
+                after = self.shared.last_frame_by(&snapshot, before)?.last;
+            }
+        }
+        let mut walk = Walk::start(&self.shared, account, query.currency, until)?;
+        let mut page = HistoryPage { entries: Vec::new(), next: None };
+        while let Some((currency, sequence)) = walk.next()? {
+            if sequence <= after {
                 break;
             }
-            for change in postings_of(&record, account, query.currency) {
-                if page.entries.len() == query.limit {
-                    page.next = page.entries.last().map(|entry: &HistoryEntry| entry.record.sequence);
-                    return Ok(page);
-                }
-                page.entries.push(HistoryEntry { record: record.clone(), change });
+            if page.entries.len() == query.limit {
+                page.next = page.entries.last().map(|entry| entry.record.sequence);
+                break;
             }
+            page.entries.push(self.shared.read(account, currency, sequence)?);
         }
         Ok(page)
     }
@@ -275,7 +310,7 @@ impl History {
 
 impl Drop for History {
     fn drop(&mut self) {
-        self.runs = None;
+        self.outlets = None;
         if let Some(builder) = self.builder.take() {
             // A panic there was reported by the panic hook.
             let _ = builder.join();
@@ -283,13 +318,108 @@ impl Drop for History {
     }
 }
 
-impl Tail {
-    fn seal(&mut self) -> Arc<Sealed> {
-        self.sealed.retain(|sealed| !sealed.ingested.load(Ordering::Acquire));
-        let postings = std::mem::take(&mut self.postings);
-        let sealed = Arc::new(Sealed { postings, last: self.position, ingested: AtomicBool::new(false) });
-        self.sealed.push_back(Arc::clone(&sealed));
-        sealed
+fn open_store(directory: &Path, options: &HistoryOptions) -> Result<Arc<dyn StateStore>, HistoryError> {
+    let store_options = StoreOptions { engine: options.engine, cache_size_bytes: options.cache_size_bytes };
+    let store = store::open(directory, &store_options)?;
+    if store.position()?.is_none() || store.get(&layout::format_key())? == Some(vec![FORMAT_VERSION]) {
+        return Ok(store);
+    }
+    tracing::warn!(
+        directory = %directory.display(),
+        format = FORMAT_VERSION,
+        "the history view has another format: it is dropped and built again from the journal"
+    );
+    drop(store);
+    std::fs::remove_dir_all(directory)
+        .map_err(|source| HistoryError::Remove { path: directory.to_owned(), source })?;
+    Ok(store::open(directory, &store_options)?)
+}
+
+fn load_runs(store: &dyn StateStore) -> Result<Vec<RunRow>, StoreError> {
+    let (start, end) = (layout::run_key(Sequence(0)), layout::run_key(Sequence(u64::MAX)));
+    let rows = store.scan(&start, &end).map(|entry| {
+        let (key, value) = entry?;
+        RunRow::decode(&key, &value).ok_or_else(|| damaged(&key))
+    });
+    rows.collect()
+}
+
+fn run_builder(
+    builder: Builder,
+    chunks: &Receiver<Arc<Chunk>>,
+    runs: &Receiver<Arc<Sealed>>,
+    on_fatal: &(dyn Fn(String) + Send + Sync),
+) {
+    if let Err(error) = builder.run(chunks, runs) {
+        on_fatal(format!("the history view failed: {error}"));
+    }
+}
+
+/// Goes through an account's postings, newest first: one currency's series each, merged.
+struct Walk<'view> {
+    shared: &'view Shared,
+    account: AccountNumber,
+    snapshot: Snapshot,
+    series: Vec<SeriesWalk>,
+}
+
+struct SeriesWalk {
+    currency: Currency,
+    /// Of one chunk or part, oldest first; never empty.
+    ahead: Vec<Sequence>,
+}
+
+impl<'view> Walk<'view> {
+    fn start(
+        shared: &'view Shared,
+        account: AccountNumber,
+        currency: Option<Currency>,
+        until: Sequence,
+    ) -> Result<Walk<'view>, HistoryError> {
+        let snapshot = shared.snapshot_of(account);
+        let mut walk = Walk { shared, account, snapshot, series: Vec::new() };
+        let values = shared.account_values(&walk.snapshot, account, until)?;
+        for (series, Value { sequence, .. }) in values.iter() {
+            let Some(own) = series.currency().filter(|_| !series.is_held()) else { continue };
+            if currency.is_none_or(|wanted| wanted == own) {
+                let ahead = walk.postings_until(series, sequence)?;
+                walk.series.push(SeriesWalk { currency: own, ahead });
+            }
+        }
+        Ok(walk)
+    }
+
+    fn next(&mut self) -> Result<Option<(Currency, Sequence)>, HistoryError> {
+        let newest = self.series.iter().enumerate().max_by_key(|(_, walk)| walk.ahead.last().copied());
+        let Some((place, _)) = newest else { return Ok(None) };
+        let SeriesWalk { currency, ahead } = &mut self.series[place];
+        let (currency, sequence) = (*currency, ahead.pop().expect("what is empty is filled or removed"));
+        if ahead.is_empty() {
+            let series = Series::available(currency);
+            let older = Sequence(sequence.0 - 1);
+            let values = self.shared.account_values(&self.snapshot, self.account, older)?;
+            match values.get(series) {
+                Some(last) => self.series[place].ahead = self.postings_until(series, last.sequence)?,
+                None => drop(self.series.swap_remove(place)),
+            }
+        }
+        Ok(Some((currency, sequence)))
+    }
+
+    /// Some postings of a series, oldest first, of which `last` is the newest.
+    fn postings_until(&self, series: Series, last: Sequence) -> Result<Vec<Sequence>, HistoryError> {
+        let mismatch = HistoryError::Mismatch { account: self.account.0, sequence: last.0 };
+        if let Some(chunk) = self.snapshot.chunks_until(last).next() {
+            let own = chunk.of_account(self.account);
+            let own = own.iter().filter(|posting: &&Posting| posting.series == series);
+            let found: Vec<_> = own.map(|posting| posting.sequence).filter(|at| *at <= last).collect();
+            return if found.is_empty() { Err(mismatch) } else { Ok(found) };
+        }
+        let run_end = self.snapshot.last_run_until(last);
+        let store = self.shared.store.as_ref();
+        let found = lookup::postings_before(store, self.account, series, run_end, last.next())?;
+        let found: Vec<_> = found.iter().rev().map(|value| value.sequence).collect();
+        if found.is_empty() { Err(mismatch) } else { Ok(found) }
     }
 }
 
@@ -298,48 +428,13 @@ impl Shared {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The account's postings not yet in the store, newest first.
-    fn in_memory(&self, account: AccountNumber, before: Sequence) -> Vec<Sequence> {
-        let find = |postings: &[Posting]| -> Vec<Sequence> {
-            let own = postings.iter().rev().filter(|posting| posting.account == account);
-            own.map(|posting| posting.sequence).filter(|sequence| *sequence < before).collect()
-        };
-        let tail = self.lock();
-        let mut sequences = find(&tail.postings);
-        let sealed: Vec<Arc<Sealed>> = tail.sealed.iter().rev().cloned().collect();
-        drop(tail);
-        sealed.iter().for_each(|sealed| sequences.extend(find(&sealed.postings)));
-        sequences
-    }
-
-    /// The account's postings in the store, newest first.
-    fn in_store(
+    /// The event of a posting, from the journal.
+    fn read(
         &self,
         account: AccountNumber,
-        before: Sequence,
-    ) -> impl Iterator<Item = Result<Sequence, HistoryError>> + '_ {
-        let (start, end) = block::key_range(account);
-        self.store.scan_reverse(&start, &end).flat_map(move |entry| {
-            let found = match entry {
-                Ok((key, value)) => block::find(&value, account).ok_or_else(|| {
-                    HistoryError::Store(StoreError::Engine(format!(
-                        "the history block {key:02x?} is damaged"
-                    )))
-                }),
-                Err(error) => Err(error.into()),
-            };
-            match found {
-                Ok(mut sequences) => {
-                    sequences.retain(|sequence| *sequence < before);
-                    sequences.reverse();
-                    sequences.into_iter().map(Ok).collect()
-                }
-                Err(error) => vec![Err(error)],
-            }
-        })
-    }
-
-    fn read(&self, account: AccountNumber, sequence: Sequence) -> Result<Record, HistoryError> {
+        currency: Currency,
+        sequence: Sequence,
+    ) -> Result<HistoryEntry, HistoryError> {
         let mismatch = HistoryError::Mismatch { account: account.0, sequence: sequence.0 };
         let Some(frame) = self.reader.frame_containing(journal::Sequence(sequence.0))? else {
             return Err(mismatch);
@@ -349,56 +444,12 @@ impl Shared {
             .map_err(|error| HistoryError::Body { sequence: sequence.0, error })?;
         let event = entry.sequenced().find(|(at, _)| *at == sequence).map(|(_, event)| event.clone());
         let timestamp = Timestamp::from_micros(frame.timestamp_us());
-        let record = event.map(|event| Record { sequence, timestamp, event }).ok_or(mismatch)?;
-        Ok(record)
-    }
-
-    /// The first sequence whose event is later than this time. Times never go backwards, so the frames are searched by halves.
-    fn first_after(&self, time: Timestamp) -> Result<Sequence, HistoryError> {
-        let Some(last) = self.reader.last() else { return Ok(Sequence(u64::MAX)) };
-        let (mut low, mut high) = (self.reader.first_index().0, last.index.0 + 1);
-        let mut found = Sequence(u64::MAX);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let Some(frame) = self.reader.frame_at(FrameIndex(middle))? else { break };
-            if frame.timestamp_us() > time.as_micros() {
-                found = Sequence(frame.first_sequence().0);
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        Ok(found)
-    }
-}
-
-fn postings_of(
-    record: &Record,
-    account: AccountNumber,
-    currency: Option<Currency>,
-) -> impl Iterator<Item = BalanceChange> {
-    let changes = record.event.balance_changes().into_iter().flatten();
-    changes.filter(move |change| {
-        change.account == account && currency.is_none_or(|currency| change.currency == currency)
-    })
-}
-
-/// What the builder's thread does until the view is dropped.
-fn build_runs(store: &dyn StateStore, waiting: &Receiver<Arc<Sealed>>) -> Result<(), StoreError> {
-    loop {
-        match waiting.recv_timeout(IDLE) {
-            Ok(sealed) => {
-                let started = Instant::now();
-                store.ingest(block::build_run(&sealed.postings, sealed.last))?;
-                sealed.ingested.store(true, Ordering::Release);
-                let (postings, build_ms) = (sealed.postings.len(), started.elapsed().as_millis() as u64);
-                tracing::debug!(postings, build_ms, position = sealed.last.0, "history run written");
-                while store.maintain()? {}
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                store.maintain()?;
-            }
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-        }
+        let record = event.map(|event| Record { sequence, timestamp, event });
+        let found = record.and_then(|record| {
+            let mut changes = record.event.balance_changes().into_iter().flatten();
+            let change = changes.find(|change| change.account == account && change.currency == currency)?;
+            Some(HistoryEntry { record, change })
+        });
+        found.ok_or(mismatch)
     }
 }

@@ -5,4 +5,7 @@
 
 mod history;
 
-pub use history::{History, HistoryEntry, HistoryError, HistoryOptions, HistoryPage, HistoryQuery};
+pub use history::{
+    History, HistoryEntry, HistoryError, HistoryOptions, HistoryPage, HistoryQuery, HistoryStatus, Moment,
+    PastAccount, PastState,
+};

@@ -134,3 +134,61 @@ fn operations_endpoints_answer() {
         assert!(code != "route_not_found" && code != "method_not_allowed", "{} {}", route.method, route.path);
     }
 }
+
+#[test]
+fn accounts_and_states_of_the_past_are_as_they_were() {
+    let wallet = Wallet::start();
+    wallet.open(&["alice", "bob"]);
+    let mut seen = Vec::new();
+    let look = |wallet: &Wallet| {
+        let accounts =
+            ["alice", "bob", "@external"].map(|name| wallet.get(&format!("/v1/wallet/accounts/{name}")).ok());
+        (accounts, wallet.get("/v1/wallet/state").ok())
+    };
+    wallet.deposit("alice", "100.00", "USD");
+    seen.push(look(&wallet));
+    wallet.deposit("alice", "1.000", "KWD");
+    seen.push(look(&wallet));
+    let hold = wallet.id();
+    let body = json!({"from_account": "alice", "to_account": "bob", "amount": "30.00", "currency": "USD", "transaction_id": hold});
+    wallet.post("/v1/wallet/holds", &body).ok();
+    seen.push(look(&wallet));
+    let body = json!({"transaction_id": wallet.id(), "amount": "12.50"});
+    wallet.post(&format!("/v1/wallet/holds/{hold}/confirm"), &body).ok();
+    seen.push(look(&wallet));
+    wallet.transfer("bob", "alice", "12.50", "USD").ok();
+    wallet.post("/v1/wallet/accounts/bob/close", &json!({"transaction_id": wallet.id()})).ok();
+    seen.push(look(&wallet));
+    wallet.open(&["carol"]);
+    let wallet = wallet.restart();
+    for (accounts, state) in &seen {
+        let sequence = &state["sequence"];
+        assert_eq!(wallet.get(&format!("/v1/wallet/state?at_sequence={sequence}")).ok(), *state);
+        for account in accounts {
+            let path = format!("/v1/wallet/accounts/{}", account["account_id"].as_str().expect("text"));
+            assert_eq!(wallet.get(&format!("{path}?at_sequence={sequence}")).ok(), *account);
+            let at = account["as_of"].as_str().expect("text");
+            assert_eq!(wallet.get(&format!("{path}?at={at}")).ok(), *account);
+        }
+    }
+    let (accounts, _) = seen.last().expect("there are moments");
+    let alice = "/v1/wallet/accounts/alice";
+    let before_carol =
+        format!("/v1/wallet/accounts/carol?at={}", accounts[0]["as_of"].as_str().expect("text"));
+    assert_eq!(wallet.get(&before_carol).problem(), "account_not_found");
+    assert_eq!(wallet.get(&format!("{alice}?at_sequence=0")).problem(), "account_not_found");
+    assert_eq!(wallet.get(&format!("{alice}?at=2001-01-01T00:00:00Z")).problem(), "account_not_found");
+    assert_eq!(wallet.get("/v1/wallet/accounts/nobody?at_sequence=3").problem(), "account_not_found");
+    for wrong in [
+        "at=2999-01-01T00:00:00Z",
+        "at_sequence=1000",
+        "at=noon",
+        "at_sequence=-1",
+        "at=2001-01-01T00:00:00Z&at_sequence=1",
+    ] {
+        assert_eq!(wallet.get(&format!("{alice}?{wrong}")).problem(), "invalid_request", "{wrong}");
+    }
+    for wrong in ["at_sequence=1000", "at_sequence=x", "at=2001-01-01T00:00:00Z"] {
+        assert_eq!(wallet.get(&format!("/v1/wallet/state?{wrong}")).problem(), "invalid_request", "{wrong}");
+    }
+}
