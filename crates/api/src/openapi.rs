@@ -91,6 +91,12 @@ pub const ROUTES: &[Route] = &[
     ),
     get("/v1/wallet/transactions/{transaction_id}", "What became of a transaction", &[], Some("Transaction")),
     get(
+        "/v1/wallet/transactions/{transaction_id}/receipt",
+        "A proof that a transaction's first event is in the journal, to be checked offline; keep it byte for byte",
+        &[],
+        Some("Receipt"),
+    ),
+    get(
         "/v1/wallet/state",
         "Position, totals and digest of the whole state, now or after an event of the past",
         &["at_sequence"],
@@ -361,6 +367,9 @@ fn answers() -> Value {
         "Total": object(json!({ "currency": text, "sum": money, "in_flight": money })),
         "State": object(json!({ "partition": count, "sequence": count, "accounts": count, "pending_holds": count, "as_of": time,
             "totals": array("Total"), "digest": text })),
+        "Receipt": object(json!({ "checkpoint": text, "format": count, "frame": object(json!({ "chunks": { "type": "array" },
+            "path": { "type": "array", "items": text }, "restart": count, "size": count })),
+            "inclusion": { "type": "array", "items": text }, "sequence": count, "transaction_id": id })),
         "Snapshot": object(json!({ "partition": count, "sequence": count, "as_of": time, "digest": text, "accounts": count,
             "transaction_ids": count, "size_bytes": count, "parts": count, "elapsed_ms": count, "archive": text })),
     })

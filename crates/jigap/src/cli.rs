@@ -114,6 +114,12 @@ pub(crate) enum Subject {
     /// Read a data directory that no server has open
     #[command(subcommand)]
     Journal(JournalSubject),
+    /// Get a transaction's receipt, or check one without any server
+    #[command(subcommand)]
+    Receipt(ReceiptSubject),
+    /// The keys that sign receipts
+    #[command(subcommand)]
+    Keys(KeysSubject),
     /// Write, list or check snapshots in the archive
     #[command(subcommand)]
     Snapshot(SnapshotSubject),
@@ -196,6 +202,47 @@ pub(crate) enum SnapshotSubject {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
+}
+
+/// `jigap receipt ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReceiptSubject {
+    /// Print the receipt of a transaction: keep it byte for byte
+    #[command(
+        after_help = "Example:\n  jigap receipt get 01890d9e-3c1b-7c5f-9d6e-0b6f0f0c9a11 > receipt.json"
+    )]
+    Get {
+        /// The transaction's id
+        transaction_id: String,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Check a receipt: exits 0 when it proves its transaction, 1 when it does not
+    #[command(
+        after_help = "Example:\n  jigap receipt verify receipt.json --key jigap-data/keys/0123456789abcdef.public"
+    )]
+    Verify(ReceiptVerifyArguments),
+}
+
+/// `jigap receipt verify`
+#[derive(Debug, Args)]
+pub(crate) struct ReceiptVerifyArguments {
+    /// The receipt
+    pub(crate) file: PathBuf,
+    /// A public key that may have signed it: 64 hexadecimal digits, or a file with them; may be given several times
+    #[arg(long, value_name = "KEY", required = true)]
+    pub(crate) key: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+/// `jigap keys ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysSubject {
+    /// List the public keys: the one that signs, and those that did
+    List(ArchiveArguments),
+    /// Make a new key that signs from the next start on; the old public key stays, its secret is removed (server stopped)
+    Rotate(ArchiveArguments),
 }
 
 /// Which archive, and how to print.

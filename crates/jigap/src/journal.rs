@@ -3,7 +3,7 @@
 mod dump;
 mod verify;
 
-pub(crate) use dump::dump;
+pub(crate) use dump::{command, dump, event};
 pub(crate) use verify::{is_damage, is_store_damage, verify};
 
 /// The partition of a single node.

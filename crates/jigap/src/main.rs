@@ -12,6 +12,7 @@ mod journal;
 mod logging;
 mod output;
 mod progress;
+mod receipt;
 mod serve;
 mod settings;
 
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{AccountSubject, CommandLine, JournalSubject, Subject};
+use cli::{AccountSubject, CommandLine, JournalSubject, ReceiptSubject, Subject};
 use client::Ask;
 use exit::{Exit, Failure};
 use storage::memory::HugePages;
@@ -74,6 +75,11 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
         Subject::Journal(JournalSubject::Verify { directory, output }) => journal::verify(&directory, output),
         Subject::Snapshot(subject) => archive::snapshot(&subject),
+        Subject::Receipt(ReceiptSubject::Get { transaction_id, client }) => {
+            client::run(&Ask::receipt(&transaction_id), &client)
+        }
+        Subject::Receipt(ReceiptSubject::Verify(arguments)) => receipt::verify(&arguments),
+        Subject::Keys(subject) => receipt::keys(&subject),
         Subject::Restore(arguments) => archive::restore(&arguments),
         Subject::Bench(arguments) => bench::run(&arguments),
         Subject::Completions { shell } => {

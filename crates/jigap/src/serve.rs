@@ -137,6 +137,7 @@ fn options(settings: &Settings, directory: &DataDirectory) -> Result<partition::
     let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
     let mut options = partition::Options::new(directory.partition(PARTITION));
     options.partition = PARTITION;
+    options.keys = Some(directory.path().to_owned());
     options.mmap = settings.text("journal-disk") == "mmap";
     options.segment_size_bytes = settings.number("journal-segment-size");
     options.queue_commands_max = settings.number("queue-commands-max");

@@ -277,6 +277,22 @@ pub(crate) async fn transaction(
     Ok((found, names, last))
 }
 
+/// The receipt of a transaction.
+pub(crate) async fn receipt(
+    node: &Node,
+    transaction_id: TransactionId,
+) -> Result<(String, Sequence), Problem> {
+    let sequences = ask(|reply| node.partition.query_transaction(transaction_id, reply)).await?;
+    let first = sequences.first().copied().unwrap_or_default();
+    let partition = node.partition.clone();
+    let receipt = blocking(move || partition.receipt(transaction_id, &sequences)).await?;
+    let Some(receipt) = receipt else {
+        let detail = format!("transaction_id {transaction_id} does not exist");
+        return Err(Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id));
+    };
+    Ok((receipt, first))
+}
+
 /// Writes a snapshot as of now.
 pub(crate) async fn snapshot(node: &Node) -> Result<SnapshotReport, Problem> {
     let partition = node.partition.clone();

@@ -56,6 +56,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/wallet/holds/{transaction_id}/cancel", post(cancel))
         .route("/v1/wallet/transactions/{transaction_id}", get(transaction))
         .route("/v1/wallet/transactions/{transaction_id}/reverse", post(reverse))
+        .route("/v1/wallet/transactions/{transaction_id}/receipt", get(receipt))
         .route("/v1/wallet/state", get(state))
         .route("/v1/wallet/events", get(events))
         .route("/v1/admin/snapshots", post(snapshot))
@@ -599,6 +600,20 @@ async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Respo
                 "digest": view.digest.to_string(),
             });
             Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, view.sequence))
+        }
+        .await,
+    )
+}
+
+async fn receipt(State(shared): App, Path(id): Path<String>, headers: HeaderMap) -> Response<Body> {
+    respond(
+        async {
+            let node = node(&shared)?;
+            let transaction_id = request::path_transaction(&id)?;
+            query::reach_position(node, &headers).await?;
+            let (receipt, sequence) = query::receipt(node, transaction_id).await?;
+            let partition = node.partition.number();
+            Ok(answer::at_position(answer::json(StatusCode::OK, receipt), partition, sequence))
         }
         .await,
     )

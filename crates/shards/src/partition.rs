@@ -17,6 +17,7 @@ mod id_index;
 mod layout;
 mod metrics;
 mod past;
+mod receipt;
 mod recovery;
 mod replay;
 mod restore;
@@ -27,6 +28,7 @@ mod window;
 pub use answer::{AccountView, BalancesAfter, CommandAnswer, NotAccepted, StateView, TransferAnswer};
 pub use metrics::{Histogram, Metrics};
 pub use past::PastError;
+pub use receipt::{NotProven, Proven, ReceiptError, verify_receipt};
 pub use recovery::OpenError;
 pub use restore::{RestoreError, RestoreOptions, RestorePoint, Restored, restore};
 pub use snapshot::{SnapshotError, SnapshotReport, verify_snapshot};
@@ -41,7 +43,8 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use ledger::{AccountId, AccountNumber, AccountRef, Command, Sequence, Transaction, TransactionId, Transfer};
 use storage::archive::Archiver;
-use storage::journal::{Frame, Reader};
+use storage::attestation::Attestation;
+use storage::journal::{self, Frame, Reader};
 use storage::objects::Objects;
 use storage::store::Engine;
 
@@ -71,6 +74,8 @@ pub struct Options {
     pub store_engine: Engine,
     /// Memory for the state store's block cache.
     pub store_cache_size_bytes: u64,
+    /// The data directory with the keys that sign checkpoints, made when there are none; without, there are no receipts.
+    pub keys: Option<PathBuf>,
     /// Where the journal is archived and snapshots go; nowhere without.
     pub archive: Option<ArchiveOptions>,
 }
@@ -118,6 +123,7 @@ impl Options {
             run_events: 2 << 20,
             store_engine: Engine::default(),
             store_cache_size_bytes: 64 << 20,
+            keys: None,
             archive: None,
         }
     }
@@ -155,6 +161,7 @@ struct Inner {
     buffers: Arc<BatchBuffers>,
     stopping: Arc<AtomicBool>,
     archive: Option<Archive>,
+    attestation: Option<Arc<Attestation>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -317,6 +324,20 @@ impl Partition {
     /// The archiver, if the partition has an archive.
     pub fn archiver(&self) -> Option<&Archiver> {
         self.inner.archive.as_ref().map(|archive| archive.archiver.as_ref())
+    }
+
+    /// The receipt of a transaction whose events are at these sequences; `None` when there are none. Blocks on the disk, and on
+    /// the archive for an old transaction: not for an async thread.
+    pub fn receipt(
+        &self,
+        transaction_id: TransactionId,
+        sequences: &[Sequence],
+    ) -> Result<Option<String>, ReceiptError> {
+        let Some(sequence) = sequences.first().copied() else { return Ok(None) };
+        let attestation = self.inner.attestation.as_ref().ok_or(ReceiptError::NoKeys)?;
+        let frame = self.inner.reader.frame_containing(journal::Sequence(sequence.0))?;
+        let frame = frame.ok_or(ReceiptError::Missing(sequence.0))?;
+        receipt::make(attestation, &frame, transaction_id, sequence).map(Some)
     }
 
     /// Writes a snapshot as of now into the archive. Blocks until it is there: not for an async thread.

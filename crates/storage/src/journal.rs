@@ -53,7 +53,9 @@ pub use appender::{Appender, Beginning, FrameDraft};
 pub use buffer::{BLOCK_SIZE_BYTES, BufferPool, FrameBuffer};
 pub use disk::{Access, DirectDisk, Disk, DiskFile, DiskKind, FileEntry, MmapDisk};
 pub use error::{AppendError, Damage, JournalError, OpenError, ReadError, TruncateError};
-pub use frame::{FORMAT_VERSION, FRAME_SIZE_BYTES_MAX, Frame, FrameHeader, HEADER_SIZE_BYTES};
+pub use frame::{
+    FORMAT_VERSION, FRAME_SIZE_BYTES_MAX, Frame, FrameHeader, HASHED_HEADER_SIZE_BYTES, HEADER_SIZE_BYTES,
+};
 pub use position::{FrameHash, FrameIndex, Sequence, Term};
 pub use queue::{InFlight, OnDurable, OnFatal};
 pub use reader::{FramesFrom, Reader, ReleasedFrames};

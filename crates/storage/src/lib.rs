@@ -5,9 +5,11 @@
 //! It is the only crate of the workspace that may use `unsafe` for I/O.
 
 pub mod archive;
+pub mod attestation;
 pub mod background;
 pub mod journal;
 pub mod memory;
 pub mod objects;
+pub mod proof;
 pub mod snapshot;
 pub mod store;

@@ -24,6 +24,7 @@ pub(crate) enum Subject {
     History,
     Transaction,
     State,
+    Receipt,
 }
 
 impl Ask {
@@ -40,6 +41,11 @@ impl Ask {
     /// `transaction`.
     pub(crate) fn transaction(transaction_id: &str) -> Ask {
         Ask::query(Subject::Transaction, format!("/v1/wallet/transactions/{}", escape(transaction_id)))
+    }
+
+    /// `receipt get`.
+    pub(crate) fn receipt(transaction_id: &str) -> Ask {
+        Ask::query(Subject::Receipt, format!("/v1/wallet/transactions/{}/receipt", escape(transaction_id)))
     }
 
     /// `state`.

@@ -6,7 +6,7 @@ use comfy_table::Table;
 use serde_json::Value;
 
 use super::request::{Ask, Subject};
-use crate::output::{print_line, print_table, table};
+use crate::output::{print_json, print_line, print_table, table};
 
 /// Prints an answer.
 pub(super) fn print(ask: &Ask, body: &Value) -> io::Result<()> {
@@ -36,6 +36,7 @@ pub(super) fn print(ask: &Ask, body: &Value) -> io::Result<()> {
             print_fields(body, &["events"])?;
             print_rows(body, "events", &["sequence", "timestamp", "type", "code", "transaction_id"])
         }
+        Subject::Receipt => print_json(body),
         Subject::State => {
             print_fields(body, &["totals"])?;
             print_rows(body, "totals", &["currency", "sum", "in_flight"])

@@ -101,7 +101,7 @@ fn print_frame(frame: &Frame, range: &Range, output: Output) -> Result<(), Failu
 fn print_entry(frame: &Frame, entry: &Entry, records: &[Record], output: Output) -> std::io::Result<()> {
     // The command stands beside its events: they need not repeat what it asked for.
     let command = command(&entry.command);
-    let events = records.iter().map(|record| api::event::value(PARTITION, record, None, &Numbered));
+    let events = records.iter().map(event);
     if output == Output::Programs {
         return print_json(&json!({
             "partition": PARTITION,
@@ -121,6 +121,11 @@ fn print_entry(frame: &Frame, entry: &Entry, records: &[Record], output: Output)
         print_line(&format!("    {} {}", record.sequence.0, flat(&event)))?;
     }
     Ok(())
+}
+
+/// An event as programs read it.
+pub(crate) fn event(record: &Record) -> Value {
+    api::event::value(PARTITION, record, None, &Numbered)
 }
 
 /// The type first, then `key=value`.
@@ -159,7 +164,7 @@ fn account(account: &AccountRef) -> String {
     }
 }
 
-fn command(command: &Command) -> Value {
+pub(crate) fn command(command: &Command) -> Value {
     match command {
         Command::OpenAccount { account_id, metadata } => {
             with_metadata(json!({ "type": "open_account", "account_id": account_id.as_str() }), metadata)

@@ -7,6 +7,7 @@ mod client;
 mod configuration;
 mod harness;
 mod journal;
+mod receipt;
 mod seaweed;
 mod serve;
 mod state_store;

@@ -94,37 +94,60 @@ impl<'bytes> Body<'bytes> {
 
     /// The command whose events include this sequence, with them.
     pub fn entry_of(&self, sequence: Sequence) -> Result<Entry, CodecError> {
-        for entry in self.entries_near(sequence)? {
-            let entry = entry?;
-            if sequence.0 < entry.first_sequence.0 + entry.events.len() as u64 {
-                return Ok(entry);
-            }
+        Ok(self.locate(sequence)?.entry)
+    }
+
+    /// As [`Body::entry_of`], with the bytes of the body that say so.
+    pub fn locate(&self, sequence: Sequence) -> Result<Located, CodecError> {
+        self.locate_from(self.restart_before(sequence)?, sequence)
+    }
+
+    /// As [`Body::locate`], given the restart that it answers: reads no byte outside the ranges that it answers.
+    pub fn locate_from(&self, restart: u32, sequence: Sequence) -> Result<Located, CodecError> {
+        let ordinal = self.ordinal(sequence)?;
+        let place = restart as usize * RESTART_SIZE_BYTES;
+        let mut cursor = Cursor { bytes: self.restarts.get(place..).ok_or(CodecError::Truncated)? };
+        let [command_offset, event_offset, event_ordinal] = [cursor.u32()?, cursor.u32()?, cursor.u32()?];
+        let is_last = cursor.bytes.is_empty();
+        let next_ordinal =
+            if is_last { u64::MAX } else { Cursor { bytes: cursor.slice(RESTART_SIZE_BYTES)? }.ordinal()? };
+        if u64::from(event_ordinal) > ordinal || next_ordinal <= ordinal {
+            return Err(CodecError::Invalid("restart table"));
         }
-        Err(CodecError::Truncated)
+        let mut entries = self.entries_from([command_offset, event_offset, event_ordinal])?;
+        loop {
+            let entry = entries.next().ok_or(CodecError::Truncated)??;
+            if sequence.0 >= entry.first_sequence.0 + entry.events.len() as u64 {
+                continue;
+            }
+            let events_start = HEADER_SIZE_BYTES + self.commands.len();
+            let restarts_start = events_start + self.events.len();
+            let restarts = if is_last { 1 } else { 2 };
+            let ranges = [
+                0..HEADER_SIZE_BYTES,
+                HEADER_SIZE_BYTES + command_offset as usize..events_start - entries.commands.bytes.len(),
+                events_start + event_offset as usize..restarts_start - entries.events.bytes.len(),
+                restarts_start + place..restarts_start + place + restarts * RESTART_SIZE_BYTES,
+            ];
+            return Ok(Located { entry, restart, ranges });
+        }
     }
 
     /// The commands from a little before this sequence on: those before are not decoded.
     pub fn entries_near(&self, sequence: Sequence) -> Result<Entries<'bytes>, CodecError> {
-        let ordinal = sequence.0.checked_sub(self.first_sequence.0).ok_or(CodecError::Invalid("sequence"))?;
-        if ordinal >= u64::from(self.event_count) {
-            return Err(CodecError::Invalid("sequence"));
-        }
-        let restarts = self.restarts.len() / RESTART_SIZE_BYTES;
-        let restart = |index: usize| -> Result<[u32; 3], CodecError> {
-            let mut cursor = Cursor { bytes: &self.restarts[index * RESTART_SIZE_BYTES..] };
-            Ok([cursor.u32()?, cursor.u32()?, cursor.u32()?])
-        };
-        let (mut low, mut high) = (0, restarts);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            let [_, _, event_ordinal] = restart(middle)?;
-            if u64::from(event_ordinal) <= ordinal { low = middle } else { high = middle }
-        }
-        let [command_offset, event_offset, event_ordinal] =
-            if restarts == 0 { [0; 3] } else { restart(low)? };
-        if u64::from(event_ordinal) > ordinal {
+        let place = self.restart_before(sequence)? as usize * RESTART_SIZE_BYTES;
+        let mut cursor = Cursor { bytes: self.restarts.get(place..).ok_or(CodecError::Truncated)? };
+        let restart = [cursor.u32()?, cursor.u32()?, cursor.u32()?];
+        if u64::from(restart[2]) > self.ordinal(sequence)? {
             return Err(CodecError::Invalid("restart table"));
         }
+        self.entries_from(restart)
+    }
+
+    fn entries_from(
+        &self,
+        [command_offset, event_offset, event_ordinal]: [u32; 3],
+    ) -> Result<Entries<'bytes>, CodecError> {
         let mut entries = self.entries();
         entries.commands.bytes = self.commands.get(command_offset as usize..).ok_or(CodecError::Truncated)?;
         entries.events.bytes = self.events.get(event_offset as usize..).ok_or(CodecError::Truncated)?;
@@ -132,6 +155,37 @@ impl<'bytes> Body<'bytes> {
         entries.whole = false;
         Ok(entries)
     }
+
+    fn ordinal(&self, sequence: Sequence) -> Result<u64, CodecError> {
+        let ordinal = sequence.0.checked_sub(self.first_sequence.0);
+        ordinal
+            .filter(|ordinal| *ordinal < u64::from(self.event_count))
+            .ok_or(CodecError::Invalid("sequence"))
+    }
+
+    /// The last restart at or before the event.
+    fn restart_before(&self, sequence: Sequence) -> Result<u32, CodecError> {
+        let ordinal = self.ordinal(sequence)?;
+        let restarts = self.restarts.len() / RESTART_SIZE_BYTES;
+        let (mut low, mut high) = (0, restarts);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            let event_ordinal = Cursor { bytes: &self.restarts[middle * RESTART_SIZE_BYTES..] }.ordinal()?;
+            if event_ordinal <= ordinal { low = middle } else { high = middle }
+        }
+        u32::try_from(low).map_err(|_| CodecError::Invalid("restart table"))
+    }
+}
+
+/// A command found in a body, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The command with its events.
+    pub entry: Entry,
+    /// The restart from which it is found.
+    pub restart: u32,
+    /// The bytes of the body that say so: its header, the commands and the events from the restart on, and the restart.
+    pub ranges: [std::ops::Range<usize>; 4],
 }
 
 /// Iterates over the commands of a body with their events.
@@ -287,6 +341,12 @@ impl<'bytes> Cursor<'bytes> {
         let (taken, rest) = self.bytes.split_first_chunk::<SIZE>().ok_or(CodecError::Truncated)?;
         self.bytes = rest;
         Ok(*taken)
+    }
+
+    /// The event's ordinal in a restart.
+    fn ordinal(&mut self) -> Result<u64, CodecError> {
+        self.slice(RESTART_SIZE_BYTES - 4)?;
+        Ok(self.u32()?.into())
     }
 
     fn u8(&mut self) -> Result<u8, CodecError> {

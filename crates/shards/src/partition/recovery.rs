@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded};
 use ledger::codec::{Body, CodecError};
 use ledger::{Sequence, State, Timestamp};
 use storage::archive::{Archiver, ArchiverOptions};
+use storage::attestation::{Attestation, AttestationError, Keys};
 use storage::journal::{self, DiskKind, Frame, Journal, ReadError, Reader, Term};
 use storage::store::{self, StateStore, StoreError, StoreOptions};
 
@@ -34,6 +36,8 @@ const WINDOWS_WAITING_MAX: usize = 1;
 const AWAY_WAITING_MAX: usize = 1024;
 /// Snapshots that may be asked for at a time.
 const SNAPSHOTS_WAITING_MAX: usize = 4;
+/// How often frames are looked for that fill a signed checkpoint.
+const SIGNING_INTERVAL: Duration = Duration::from_millis(200);
 /// How many events are replayed between two reports of progress.
 const PROGRESS_EVENTS: u64 = 500_000;
 
@@ -84,6 +88,9 @@ pub enum OpenError {
         /// What does not fit.
         why: &'static str,
     },
+    /// The keys or the signed checkpoints cannot be used.
+    #[error("signing: {0}")]
+    Signing(#[from] AttestationError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -172,6 +179,17 @@ pub(super) fn open(
         }
         _ => None,
     };
+    let attestation = match &options.keys {
+        Some(directory) => {
+            let keys = Keys::open(directory)?;
+            Some(Arc::new(Attestation::open(keys, &options.directory, reader.clone())?))
+        }
+        None => None,
+    };
+    if let Some(attestation) = &attestation {
+        let (attestation, stopping) = (Arc::clone(attestation), Arc::clone(&stopping));
+        threads.push(spawn("jigap-signer", move || sign_checkpoints(&attestation, &stopping))?);
+    }
     let fetcher = Fetcher { reader: reader.clone(), wake: work_sender.clone() };
     threads.push(spawn("jigap-past", move || fetcher.run(&waiting))?);
     let mut engine = Engine {
@@ -207,9 +225,24 @@ pub(super) fn open(
         buffers,
         stopping,
         archive,
+        attestation,
         threads: Mutex::new(threads),
     };
     Ok(Partition { inner: Arc::new(inner) })
+}
+
+/// Signs every full run of frames. A failure costs receipts, not transfers: it is tried again.
+fn sign_checkpoints(attestation: &Attestation, stopping: &AtomicBool) {
+    storage::background::give_way();
+    let mut failing = false;
+    while !stopping.load(Ordering::Acquire) {
+        let signed = attestation.follow();
+        if let (Err(error), false) = (&signed, failing) {
+            tracing::error!(%error, "checkpoints cannot be signed, so there are no receipts; it is tried again");
+        }
+        failing = signed.is_err();
+        thread::sleep(SIGNING_INTERVAL);
+    }
 }
 
 /// Begins to archive, before anything is served: what was released is readable from now on.

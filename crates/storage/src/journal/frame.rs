@@ -16,7 +16,7 @@ pub(crate) const SECTOR_SIZE_BYTES: usize = 512;
 
 const MAGIC: [u8; 8] = *b"JIGAPFRM";
 /// The hash covers the header up to here, then the body.
-const HASHED_HEADER_SIZE_BYTES: usize = 96;
+pub const HASHED_HEADER_SIZE_BYTES: usize = 96;
 /// The checksum covers the header up to here.
 const CHECKED_HEADER_SIZE_BYTES: usize = 136;
 

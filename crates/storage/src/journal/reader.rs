@@ -209,6 +209,23 @@ impl Reader {
         }
     }
 
+    /// The headers of durable frames, both ends included. Of frames held here only the headers are read.
+    pub fn headers(&self, first: FrameIndex, last: FrameIndex) -> Result<Vec<FrameHeader>, ReadError> {
+        (first.0..=last.0).map_while(|index| self.header(FrameIndex(index)).transpose()).collect()
+    }
+
+    fn header(&self, index: FrameIndex) -> Result<Option<FrameHeader>, ReadError> {
+        let local = self.repeated(|generations| {
+            let Some(location) = self.shared.catalogue.read().locate(index) else { return Ok(None) };
+            let file = self.shared.segment(location.segment, generations.files)?;
+            Ok(Some(recovery::header_at(&*file, &self.path(&location), location)?))
+        })?;
+        match local {
+            Some(header) => Ok(Some(header)),
+            None => Ok(self.frame_at(index)?.map(|frame| *frame.header())),
+        }
+    }
+
     /// All durable frames from this one on, in order, each checked against its hash and the one before. After the last durable
     /// frame the iterator answers `None`, and goes on when it is asked again and more are durable. After an error it ends.
     pub fn frames_from(&self, index: FrameIndex) -> FramesFrom {

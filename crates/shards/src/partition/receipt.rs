@@ -1,0 +1,255 @@
+//! Receipts: a file that proves, to whoever has the public key, that a command and its events are in the journal.
+//!
+//! A receipt has exactly one form, and everything in it is either proven or proves: no byte can be changed. `docs/protocol.md`
+//! tells how to check one without this program.
+
+use ledger::codec::{Body, CodecError, Entry};
+use ledger::{Command, Sequence, Timestamp, TransactionId};
+use serde::{Deserialize, Serialize};
+use storage::attestation::{
+    Attestation, AttestationError, CHECKPOINT_SIZE_BYTES, Checkpoint, from_hexadecimal, hexadecimal,
+};
+use storage::journal::{self, Frame, FrameIndex, HASHED_HEADER_SIZE_BYTES, ReadError};
+use storage::proof::{ChunkProof, chunks_of, hashed_bytes, merkle};
+
+const FORMAT: u32 = 1;
+const FRAME_MAGIC: &[u8] = b"JIGAPFRM";
+
+/// Why there is no receipt.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiptError {
+    /// The node has no keys.
+    #[error("this node signs no checkpoints")]
+    NoKeys,
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] ReadError),
+    /// No checkpoint covers the frame.
+    #[error("there is no signed checkpoint: {0}")]
+    Attestation(#[from] AttestationError),
+    /// A frame's body is not ours.
+    #[error("the frame with event {sequence}: {error}")]
+    Body {
+        /// The event.
+        sequence: u64,
+        /// What is wrong.
+        error: CodecError,
+    },
+    /// The journal does not have the event.
+    #[error("the journal has no event {0}")]
+    Missing(u64),
+}
+
+/// Why a receipt proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotProven {
+    /// It is not a receipt, or not in its one form.
+    #[error("the file is no receipt of format 1, or was changed: {0}")]
+    Form(String),
+    /// The checkpoint's signature is wrong.
+    #[error("the checkpoint's signature is wrong")]
+    Signature,
+    /// A key signed that was not asked for.
+    #[error("the checkpoint is signed by the key {0}, which is not among those given with --key")]
+    UnknownKey(String),
+    /// The frame is not among those that the checkpoint signs.
+    #[error("the frame is not among those that the checkpoint signs")]
+    Frame,
+    /// The event is not in the frame.
+    #[error("the frame does not hold the event: {0}")]
+    Event(String),
+    /// Another transaction stands there.
+    #[error("event {sequence} is not about transaction {transaction_id}")]
+    Transaction {
+        /// The event.
+        sequence: u64,
+        /// Whose receipt it claims to be.
+        transaction_id: String,
+    },
+}
+
+/// The fields are in alphabetical order, so that programs that sort keys do not break the one form.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Receipt {
+    checkpoint: String,
+    format: u32,
+    frame: FrameProof,
+    inclusion: Vec<String>,
+    sequence: u64,
+    transaction_id: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FrameProof {
+    chunks: Vec<(u32, String)>,
+    path: Vec<String>,
+    restart: u32,
+    size: u32,
+}
+
+/// What a receipt proves.
+#[derive(Debug, Clone)]
+pub struct Proven {
+    /// Whose it is.
+    pub transaction_id: TransactionId,
+    /// The command and its events.
+    pub entry: Entry,
+    /// When they happened.
+    pub timestamp: Timestamp,
+    /// The frame in which they stand.
+    pub frame_index: FrameIndex,
+    /// The checkpoint that signs it.
+    pub checkpoint: Checkpoint,
+}
+
+/// Makes the receipt of the command with this event.
+pub(super) fn make(
+    attestation: &Attestation,
+    frame: &Frame,
+    transaction_id: TransactionId,
+    sequence: Sequence,
+) -> Result<String, ReceiptError> {
+    let in_body = |error| ReceiptError::Body { sequence: sequence.0, error };
+    let body = Body::parse(frame.body(), Sequence(frame.first_sequence().0)).map_err(in_body)?;
+    let located = body.locate(sequence).map_err(in_body)?;
+    let proof = ChunkProof::new(&hashed_bytes(frame), &chunks(&located.ranges));
+    let attested = attestation.covering(frame.index())?;
+    let position = (frame.index().0 - attested.checkpoint.first_index.0) as usize;
+    let inclusion = merkle::path(&attested.hashes, position);
+    let receipt = Receipt {
+        checkpoint: hexadecimal(&attested.bytes),
+        format: FORMAT,
+        frame: FrameProof {
+            chunks: proof.chunks.iter().map(|(number, chunk)| (*number, hexadecimal(chunk))).collect(),
+            path: proof.path.iter().map(|hash| hexadecimal(hash)).collect(),
+            restart: located.restart,
+            size: proof.size_bytes,
+        },
+        inclusion: inclusion.iter().map(|hash| hexadecimal(hash)).collect(),
+        sequence: sequence.0,
+        transaction_id: transaction_id.to_string(),
+    };
+    Ok(serde_json::to_string(&receipt).expect("a receipt is plain data"))
+}
+
+/// The chunks of what is hashed that show the header and these ranges of the body.
+fn chunks(ranges: &[std::ops::Range<usize>]) -> Vec<u32> {
+    let in_body = |range: &std::ops::Range<usize>| {
+        range.start + HASHED_HEADER_SIZE_BYTES..range.end + HASHED_HEADER_SIZE_BYTES
+    };
+    let all: Vec<_> =
+        ranges.iter().map(in_body).chain(std::iter::once(0..HASHED_HEADER_SIZE_BYTES)).collect();
+    chunks_of(&all)
+}
+
+/// Checks a receipt against the public keys that may have signed it. Needs no server and no other file.
+pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let form = |why: &dyn std::fmt::Display| NotProven::Form(why.to_string());
+    let receipt: Receipt = serde_json::from_str(text).map_err(|error| form(&error))?;
+    if receipt.format != FORMAT || serde_json::to_string(&receipt).ok().as_deref() != Some(text) {
+        return Err(form(&"it is not written as receipts are"));
+    }
+    let signed: [u8; CHECKPOINT_SIZE_BYTES] = exactly(&receipt.checkpoint)
+        .ok_or_else(|| form(&"the checkpoint is not in lower-case hexadecimal"))?;
+    let checkpoint = Checkpoint::verified(&signed).ok_or(NotProven::Signature)?;
+    if !keys.contains(&checkpoint.key) {
+        return Err(NotProven::UnknownKey(hexadecimal(&checkpoint.key)));
+    }
+    let proof = chunk_proof(&receipt.frame)
+        .ok_or_else(|| form(&"a hash or chunk is not in lower-case hexadecimal"))?;
+    let inclusion: Option<Vec<[u8; 32]>> = receipt.inclusion.iter().map(|hash| exactly(hash)).collect();
+    let inclusion = inclusion.ok_or_else(|| form(&"a hash is not in lower-case hexadecimal"))?;
+
+    let hash = proof.root().ok_or(NotProven::Frame)?;
+    let bytes = proof.bytes();
+    let header = Header::parse(&bytes).ok_or(NotProven::Frame)?;
+    let position =
+        header.index.checked_sub(checkpoint.first_index.0).and_then(|place| usize::try_from(place).ok());
+    let position = position.filter(|position| *position < checkpoint.frames()).ok_or(NotProven::Frame)?;
+    let root = merkle::root_of(hash, position, checkpoint.frames(), &inclusion);
+    if header.partition != checkpoint.partition || root != Some(checkpoint.root) {
+        return Err(NotProven::Frame);
+    }
+    let event = |error: CodecError| NotProven::Event(error.to_string());
+    let body =
+        Body::parse(&bytes[HASHED_HEADER_SIZE_BYTES..], Sequence(header.first_sequence)).map_err(event)?;
+    let located = body.locate_from(receipt.frame.restart, Sequence(receipt.sequence)).map_err(event)?;
+    // Only now is it known that everything just read was shown, and nothing else.
+    if !chunks(&located.ranges).iter().eq(proof.chunks.keys()) {
+        return Err(NotProven::Event("it shows other parts of the frame than those with the event".into()));
+    }
+    let other = || NotProven::Transaction {
+        sequence: receipt.sequence,
+        transaction_id: receipt.transaction_id.clone(),
+    };
+    let transaction_id = ids(&located.entry.command).find(|id| id.to_string() == receipt.transaction_id);
+    Ok(Proven {
+        transaction_id: transaction_id.ok_or_else(other)?,
+        entry: located.entry,
+        timestamp: Timestamp::from_micros(header.timestamp_us),
+        frame_index: FrameIndex(header.index),
+        checkpoint,
+    })
+}
+
+fn ids(command: &Command) -> impl Iterator<Item = TransactionId> {
+    let legs = match command {
+        Command::Group(group) => group.legs.as_slice(),
+        _ => &[],
+    };
+    command.transaction_id().into_iter().chain(legs.iter().map(|leg| leg.transaction_id))
+}
+
+/// Reads hexadecimal in its one form.
+fn exactly<const SIZE: usize>(text: &str) -> Option<[u8; SIZE]> {
+    from_hexadecimal(text).filter(|bytes| hexadecimal(bytes) == text)
+}
+
+fn chunk_proof(frame: &FrameProof) -> Option<ChunkProof> {
+    let chunk = |(number, text): &(u32, String)| {
+        let pairs = text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        let bytes: Vec<u8> = pairs.collect::<Option<_>>()?;
+        (hexadecimal(&bytes) == *text).then_some((*number, bytes))
+    };
+    let chunks: Vec<(u32, Vec<u8>)> = frame.chunks.iter().map(chunk).collect::<Option<_>>()?;
+    let ascending = chunks.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    let fits = frame.size as usize <= journal::FRAME_SIZE_BYTES_MAX;
+    let path = frame.path.iter().map(|hash| exactly(hash)).collect::<Option<_>>()?;
+    (ascending && fits).then(|| ChunkProof {
+        size_bytes: frame.size,
+        chunks: chunks.into_iter().collect(),
+        path,
+    })
+}
+
+/// The part of a frame's header that a receipt needs.
+struct Header {
+    partition: u32,
+    index: u64,
+    first_sequence: u64,
+    timestamp_us: i64,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Option<Header> {
+        let header = bytes.get(..HASHED_HEADER_SIZE_BYTES)?;
+        let four =
+            |start: usize| u32::from_le_bytes(header[start..start + 4].try_into().expect("four bytes"));
+        let eight =
+            |start: usize| u64::from_le_bytes(header[start..start + 8].try_into().expect("eight bytes"));
+        let fits =
+            header.starts_with(FRAME_MAGIC) && four(52) as usize == bytes.len() - HASHED_HEADER_SIZE_BYTES;
+        fits.then(|| Header {
+            partition: four(12),
+            index: eight(24),
+            first_sequence: eight(32),
+            timestamp_us: eight(40) as i64,
+        })
+    }
+}
