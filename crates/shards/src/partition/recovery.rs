@@ -231,14 +231,19 @@ pub(super) fn open(
     Ok(Partition { inner: Arc::new(inner) })
 }
 
-/// Signs every full run of frames. A failure costs receipts, not transfers: it is tried again.
+/// Signs every full run of frames, a last time when the partition stops: the key may be another at the next start. A failure costs
+/// receipts, not transfers: it is tried again.
 fn sign_checkpoints(attestation: &Attestation, stopping: &AtomicBool) {
     storage::background::give_way();
     let mut failing = false;
-    while !stopping.load(Ordering::Acquire) {
+    loop {
+        let stops = stopping.load(Ordering::Acquire);
         let signed = attestation.follow();
         if let (Err(error), false) = (&signed, failing) {
             tracing::error!(%error, "checkpoints cannot be signed, so there are no receipts; it is tried again");
+        }
+        if stops {
+            return;
         }
         failing = signed.is_err();
         thread::sleep(SIGNING_INTERVAL);
