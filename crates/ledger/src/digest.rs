@@ -71,11 +71,7 @@ impl StateHasher {
     pub fn hold(&mut self, hold_id: TransactionId, hold: &Hold) {
         let canonical = &mut self.0;
         canonical.put(&hold_id.to_bytes());
-        canonical.put(&hold.from.0.to_le_bytes());
-        canonical.put(&hold.to.0.to_le_bytes());
-        canonical.put(&hold.amount.minor_units().to_le_bytes());
-        canonical.currency(hold.currency);
-        canonical.put(&hold.expires_at.map_or(i64::MAX, |time| time.as_micros()).to_le_bytes());
+        canonical.put(&hold.to_bytes());
     }
 
     /// The digest.

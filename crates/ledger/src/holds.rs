@@ -20,6 +20,38 @@ pub struct Hold {
 }
 
 impl Hold {
+    /// The size of [`Hold::to_bytes`].
+    pub const SIZE_BYTES: usize = 26;
+
+    /// `from u32, to u32, amount u64, currency u16, expires_at i64 (i64::MAX for never)`, little-endian: as a hold stands in every
+    /// store and in the digest of the state.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE_BYTES] {
+        let expires_at = self.expires_at.map_or(i64::MAX, Timestamp::as_micros);
+        let mut bytes = [0; Self::SIZE_BYTES];
+        bytes[..4].copy_from_slice(&self.from.0.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.to.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.amount.minor_units().to_le_bytes());
+        bytes[16..18].copy_from_slice(&self.currency.numeric().to_le_bytes());
+        bytes[18..].copy_from_slice(&expires_at.to_le_bytes());
+        bytes
+    }
+
+    /// Reads [`Hold::to_bytes`]; `None` when they are no hold.
+    pub fn from_bytes(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Hold> {
+        let (from, rest) = bytes.split_first_chunk()?;
+        let (to, rest) = rest.split_first_chunk()?;
+        let (amount, rest) = rest.split_first_chunk()?;
+        let (currency, rest) = rest.split_first_chunk()?;
+        let expires_at = i64::from_le_bytes(rest.try_into().ok()?);
+        Some(Hold {
+            from: AccountNumber(u32::from_le_bytes(*from)),
+            to: AccountNumber(u32::from_le_bytes(*to)),
+            amount: Amount::from_minor_units(u64::from_le_bytes(*amount))?,
+            currency: Currency::from_numeric(u16::from_le_bytes(*currency))?,
+            expires_at: (expires_at != i64::MAX).then(|| Timestamp::from_micros(expires_at)),
+        })
+    }
+
     /// True from the expiry time on.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)

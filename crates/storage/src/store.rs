@@ -10,8 +10,10 @@ mod engine;
 mod lsm_tree;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
+mod value;
 
 pub use engine::Engine;
+pub use value::{Cursor, put_number, put_signed};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

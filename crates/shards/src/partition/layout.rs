@@ -4,10 +4,10 @@
 //! of one run that share the upper 16 bits of their hash a block.
 
 use ledger::{
-    AccountDetails, AccountId, AccountNumber, Amount, Balance, Currency, Digest, Hold, Metadata, Sequence,
-    State, StateHasher, Timestamp, TransactionId,
+    AccountDetails, AccountId, AccountNumber, Balance, Currency, Digest, Hold, Metadata, Sequence, State,
+    StateHasher, Timestamp, TransactionId,
 };
-use storage::store::{Entry, StateStore, StoreError};
+use storage::store::{Cursor, Entry, StateStore, StoreError};
 
 use super::id_filter::IdFilter;
 use super::id_index::IdSeed;
@@ -108,27 +108,13 @@ fn decode_account(bytes: &[u8]) -> Option<(AccountDetails, bool)> {
 }
 
 pub(super) fn encode_hold(hold: &Hold) -> Vec<u8> {
-    let mut bytes = vec![LAYOUT_VERSION];
-    bytes.extend_from_slice(&hold.from.0.to_le_bytes());
-    bytes.extend_from_slice(&hold.to.0.to_le_bytes());
-    bytes.extend_from_slice(&hold.amount.minor_units().to_le_bytes());
-    bytes.extend_from_slice(&hold.currency.numeric().to_le_bytes());
-    bytes.extend_from_slice(&hold.expires_at.map_or(i64::MAX, Timestamp::as_micros).to_le_bytes());
-    bytes
+    [&[LAYOUT_VERSION], hold.to_bytes().as_slice()].concat()
 }
 
 fn decode_hold(bytes: &[u8]) -> Option<Hold> {
     let mut cursor = Cursor(bytes);
     let [LAYOUT_VERSION] = cursor.take()? else { return None };
-    Some(Hold {
-        from: AccountNumber(u32::from_le_bytes(cursor.take()?)),
-        to: AccountNumber(u32::from_le_bytes(cursor.take()?)),
-        amount: Amount::from_minor_units(u64::from_le_bytes(cursor.take()?))?,
-        currency: Currency::from_numeric(u16::from_le_bytes(cursor.take()?))?,
-        expires_at: Some(i64::from_le_bytes(cursor.take()?))
-            .filter(|micros| *micros != i64::MAX)
-            .map(Timestamp::from_micros),
-    })
+    Hold::from_bytes(&cursor.take()?)
 }
 
 /// The balances of 256 accounts with neighbouring numbers.
@@ -412,20 +398,4 @@ pub(super) fn damaged(key: &[u8]) -> StoreError {
         "the value of key {key:02x?} is damaged; stop the node, move its state directory away and start it: it is built again \
          from the journal"
     ))
-}
-
-struct Cursor<'bytes>(&'bytes [u8]);
-
-impl<'bytes> Cursor<'bytes> {
-    fn slice(&mut self, size: usize) -> Option<&'bytes [u8]> {
-        let (taken, rest) = self.0.split_at_checked(size)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn take<const SIZE: usize>(&mut self) -> Option<[u8; SIZE]> {
-        let (taken, rest) = self.0.split_first_chunk::<SIZE>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
 }

@@ -1,10 +1,7 @@
 //! How the view lies in its store: the keys, and the small rows. `docs/formats.md` draws it.
 
-use ledger::{
-    AccountDetails, AccountId, AccountNumber, Amount, Currency, Hold, Metadata, Sequence, Timestamp,
-    TransactionId,
-};
-use storage::store::StoreError;
+use ledger::{AccountDetails, AccountId, AccountNumber, Hold, Metadata, Sequence, Timestamp, TransactionId};
+use storage::store::{Cursor, StoreError, put_number};
 
 use super::series::Series;
 
@@ -220,18 +217,15 @@ pub(super) struct HoldChange {
 
 impl HoldChange {
     /// The largest encoding.
-    pub(super) const SIZE_BYTES_MAX: usize = 8 + 16 + 1 + 26;
+    pub(super) const SIZE_BYTES_MAX: usize = 8 + 16 + 1 + Hold::SIZE_BYTES;
 
     pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&self.sequence.0.to_le_bytes());
         bytes.extend_from_slice(&self.hold_id.to_bytes());
         bytes.push(u8::from(self.hold.is_some()));
-        let Some(hold) = &self.hold else { return };
-        bytes.extend_from_slice(&hold.from.0.to_le_bytes());
-        bytes.extend_from_slice(&hold.to.0.to_le_bytes());
-        bytes.extend_from_slice(&hold.amount.minor_units().to_le_bytes());
-        bytes.extend_from_slice(&hold.currency.numeric().to_le_bytes());
-        bytes.extend_from_slice(&hold.expires_at.map_or(i64::MAX, Timestamp::as_micros).to_le_bytes());
+        if let Some(hold) = &self.hold {
+            bytes.extend_from_slice(&hold.to_bytes());
+        }
     }
 
     pub(super) fn decode(cursor: &mut Cursor) -> Option<HoldChange> {
@@ -239,15 +233,7 @@ impl HoldChange {
         let hold_id = TransactionId::from_bytes(cursor.take()?);
         let hold = match cursor.take()? {
             [0] => None,
-            [1] => Some(Hold {
-                from: AccountNumber(u32::from_le_bytes(cursor.take()?)),
-                to: AccountNumber(u32::from_le_bytes(cursor.take()?)),
-                amount: Amount::from_minor_units(u64::from_le_bytes(cursor.take()?))?,
-                currency: Currency::from_numeric(u16::from_le_bytes(cursor.take()?))?,
-                expires_at: Some(i64::from_le_bytes(cursor.take()?))
-                    .filter(|micros| *micros != i64::MAX)
-                    .map(Timestamp::from_micros),
-            }),
+            [1] => Some(Hold::from_bytes(&cursor.take()?)?),
             _ => return None,
         };
         Some(HoldChange { sequence, hold_id, hold })
@@ -295,55 +281,6 @@ pub(super) fn decode_frames(bytes: &[u8]) -> Option<(FrameEnd, Vec<FrameEnd>)> {
     Some((before, frames))
 }
 
-pub(super) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-/// Small numbers of either sign become small numbers.
-pub(super) fn put_signed(bytes: &mut Vec<u8>, number: i64) {
-    put_number(bytes, (number << 1 ^ number >> 63) as u64);
-}
-
 pub(super) fn damaged(key: &[u8]) -> StoreError {
     StoreError::Engine(format!("the value of key {key:02x?} of the history is damaged"))
-}
-
-/// Reads from the front; nothing panics on bytes that are wrong.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cursor<'bytes>(pub(super) &'bytes [u8]);
-
-impl<'bytes> Cursor<'bytes> {
-    pub(super) fn slice(&mut self, size: usize) -> Option<&'bytes [u8]> {
-        let (taken, rest) = self.0.split_at_checked(size)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    pub(super) fn take<const SIZE: usize>(&mut self) -> Option<[u8; SIZE]> {
-        let (taken, rest) = self.0.split_first_chunk::<SIZE>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    pub(super) fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    pub(super) fn signed(&mut self) -> Option<i64> {
-        let number = self.number()?;
-        Some((number >> 1) as i64 ^ -((number & 1) as i64))
-    }
 }

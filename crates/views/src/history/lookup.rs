@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use ledger::{AccountNumber, Hold, Sequence, TransactionId};
-use storage::store::{Entry, StateStore, StoreError};
+use storage::store::{Cursor, Entry, StateStore, StoreError};
 
-use super::layout::{self, ACCOUNTS_PER_PAGE, Cursor, HoldChange, PartKey, damaged, index_in_page, page_of};
+use super::layout::{self, ACCOUNTS_PER_PAGE, HoldChange, PartKey, damaged, index_in_page, page_of};
 use super::part::{Part, Row, Value, image_rows};
 use super::series::Series;
 

@@ -4,8 +4,8 @@
 //! holds the last value of every series of a page, and when it came about.
 
 use ledger::Sequence;
+use storage::store::{Cursor, put_number, put_signed};
 
-use super::layout::{Cursor, put_number, put_signed};
 use super::series::{Posting, Series};
 
 /// A part is closed once it has so many bytes, so that a hot account's history is never read by the megabyte.
