@@ -86,8 +86,8 @@ impl<'bytes> Body<'bytes> {
         }
     }
 
-    /// All events in order, without their commands: several times faster than [`Body::entries`], since plain transfers are
-    /// decoded as movements. Ends after the first error.
+    /// All events in order, without their commands: plain transfers are decoded as movements, and what their commands say besides is
+    /// passed over. Ends after the first error.
     pub fn outcomes(&self) -> Outcomes<'bytes> {
         Outcomes { entries: self.entries(), rest: Vec::new().into_iter(), next_sequence: self.first_sequence }
     }

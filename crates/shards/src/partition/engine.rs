@@ -184,7 +184,7 @@ impl Engine {
                 }
                 Box::new(move || reply(answers))
             }
-            Work::Command(command, reply) => match self.execute(*command.clone()) {
+            Work::Command(mut command, reply) => match self.execute(&mut command) {
                 Err(Halt::Away) => return self.send_away(Away::Command { command, reply }),
                 answer => {
                     let answer = answer?;
@@ -398,10 +398,11 @@ impl Engine {
 
     // Every other command.
 
-    fn execute(&mut self, mut command: Command) -> Result<CommandAnswer, Halt> {
+    /// Resolves the command's names on the way, which changes nothing if it has to be executed again.
+    fn execute(&mut self, command: &mut Command) -> Result<CommandAnswer, Halt> {
         self.start_frame()?;
         command.resolve(&self.state);
-        if let Some(answer) = self.repeated(&command)? {
+        if let Some(answer) = self.repeated(command)? {
             return Ok(answer);
         }
         let referenced = match command.referenced_id() {
@@ -411,16 +412,16 @@ impl Engine {
         };
         // Reading the past may have written the frame: stamp the next one.
         self.start_frame()?;
-        match self.state.decide(&command, self.batch.timestamp, referenced.as_ref()) {
+        match self.state.decide(command, self.batch.timestamp, referenced.as_ref()) {
             Decision::Accepted(events) => {
                 if let [Event::Refused { refusal, .. }] = events.as_slice() {
                     self.metrics.count_refusal(refusal.code);
                 }
-                let records = self.record(&command, &events);
+                let records = self.record(command, &events);
                 Ok(CommandAnswer::Executed { records, replayed: false })
             }
             Decision::Rejected(refusal) => Ok(self.rejected(refusal)),
-            Decision::Unchanged => match &command {
+            Decision::Unchanged => match &*command {
                 Command::OpenAccount { account_id, .. } => {
                     let view = self.account_view(&AccountRef::Named(account_id.clone()));
                     Ok(CommandAnswer::AlreadyOpen(view.expect("an account that is open exists")))
