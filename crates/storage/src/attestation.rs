@@ -16,6 +16,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use crate::journal::{FrameHash, FrameIndex, ReadError, Reader, Sequence};
 use crate::proof::merkle;
+use crate::random::{RANDOM_SOURCE, random_bytes};
 
 /// A checkpoint signs at most so many frames: a path has at most ten hashes, and a proof's leaves 32 KiB.
 pub const FRAMES_PER_CHECKPOINT_MAX: u64 = 1024;
@@ -156,10 +157,7 @@ impl Keys {
     }
 
     fn make(directory: PathBuf) -> Result<Keys, AttestationError> {
-        let mut seed = [0; 32];
-        let source = Path::new("/dev/urandom");
-        let read = File::open(source).and_then(|mut file| file.read_exact(&mut seed));
-        read.map_err(|error| io_error(source, error))?;
+        let seed = random_bytes().map_err(|source| io_error(RANDOM_SOURCE.as_ref(), source))?;
         let keys = Keys { directory, signing: SigningKey::from_bytes(&seed) };
         let path = keys.directory.join(format!("{}.secret", key_id(&keys.public())));
         let write = || -> io::Result<()> {
@@ -348,7 +346,7 @@ impl Attestation {
             partition: self.reader.partition(),
             first_index,
             last_index,
-            last_sequence: Sequence(header.next_sequence().0 - 1),
+            last_sequence: header.last_sequence(),
             timestamp_us: header.timestamp_us,
             genesis: self.reader.genesis(),
             last_hash: header.hash,

@@ -56,7 +56,7 @@ fn main() {
 }
 
 fn take_in(directory: &Path, reader: Reader) -> History {
-    let last = reader.last().map_or(0, |frame| frame.next_sequence().0 - 1);
+    let last = reader.last().map_or(0, |frame| frame.last_sequence().0);
     let (started, cpu) = (Instant::now(), cpu_seconds());
     let fatal = Arc::new(|why: String| panic!("{why}"));
     let history = History::open(&directory.join("history"), reader, HistoryOptions::default(), fatal)

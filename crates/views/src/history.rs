@@ -206,7 +206,7 @@ impl History {
             return Ok(());
         }
         let first = Sequence(frame.first_sequence().0);
-        let last = Sequence(first.0 + u64::from(frame.sequence_count()) - 1);
+        let last = Sequence(frame.header().last_sequence().0);
         let timestamp = Timestamp::from_micros(frame.timestamp_us());
         let in_body = |error| HistoryError::Body { sequence: first.0, error };
         let body = Body::parse(frame.body(), first).map_err(in_body)?;

@@ -55,7 +55,7 @@ fn wanted(
 
 /// The last sequence of a frame.
 pub(super) fn last_of(frame: &Frame) -> Sequence {
-    Sequence(frame.first_sequence().0 + u64::from(frame.sequence_count()) - 1)
+    Sequence(frame.header().last_sequence().0)
 }
 
 /// Events in order, shared by all who get them.

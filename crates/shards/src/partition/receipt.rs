@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use storage::attestation::{
     Attestation, AttestationError, CHECKPOINT_SIZE_BYTES, Checkpoint, from_hexadecimal, hexadecimal,
 };
-use storage::journal::{self, Frame, FrameIndex, HASHED_HEADER_SIZE_BYTES, ReadError};
+use storage::journal::{self, Frame, FrameHeader, FrameIndex, HASHED_HEADER_SIZE_BYTES, ReadError};
 use storage::proof::{ChunkProof, chunks_of, hashed_bytes, merkle};
 
 const FORMAT: u32 = 1;
-const FRAME_MAGIC: &[u8] = b"JIGAPFRM";
 
 /// Why there is no receipt.
 #[derive(Debug, thiserror::Error)]
@@ -165,9 +164,9 @@ pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven
 
     let hash = proof.root().ok_or(NotProven::Frame)?;
     let bytes = proof.bytes();
-    let header = Header::parse(&bytes).ok_or(NotProven::Frame)?;
+    let header = FrameHeader::of_hashed_bytes(&bytes, hash).ok_or(NotProven::Frame)?;
     let position =
-        header.index.checked_sub(checkpoint.first_index.0).and_then(|place| usize::try_from(place).ok());
+        header.index.0.checked_sub(checkpoint.first_index.0).and_then(|place| usize::try_from(place).ok());
     let position = position.filter(|position| *position < checkpoint.frames()).ok_or(NotProven::Frame)?;
     let root = merkle::root_of(hash, position, checkpoint.frames(), &inclusion);
     if header.partition != checkpoint.partition || root != Some(checkpoint.root) {
@@ -175,7 +174,7 @@ pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven
     }
     let event = |error: CodecError| NotProven::Event(error.to_string());
     let body =
-        Body::parse(&bytes[HASHED_HEADER_SIZE_BYTES..], Sequence(header.first_sequence)).map_err(event)?;
+        Body::parse(&bytes[HASHED_HEADER_SIZE_BYTES..], Sequence(header.first_sequence.0)).map_err(event)?;
     let located = body.locate_from(receipt.frame.restart, Sequence(receipt.sequence)).map_err(event)?;
     // Only now is it known that everything just read was shown, and nothing else.
     if !chunks(&located.ranges).iter().eq(proof.chunks.keys()) {
@@ -190,7 +189,7 @@ pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven
         transaction_id: transaction_id.ok_or_else(other)?,
         entry: located.entry,
         timestamp: Timestamp::from_micros(header.timestamp_us),
-        frame_index: FrameIndex(header.index),
+        frame_index: header.index,
         checkpoint,
     })
 }
@@ -226,30 +225,4 @@ fn chunk_proof(frame: &FrameProof) -> Option<ChunkProof> {
         chunks: chunks.into_iter().collect(),
         path,
     })
-}
-
-/// The part of a frame's header that a receipt needs.
-struct Header {
-    partition: u32,
-    index: u64,
-    first_sequence: u64,
-    timestamp_us: i64,
-}
-
-impl Header {
-    fn parse(bytes: &[u8]) -> Option<Header> {
-        let header = bytes.get(..HASHED_HEADER_SIZE_BYTES)?;
-        let four =
-            |start: usize| u32::from_le_bytes(header[start..start + 4].try_into().expect("four bytes"));
-        let eight =
-            |start: usize| u64::from_le_bytes(header[start..start + 8].try_into().expect("eight bytes"));
-        let fits =
-            header.starts_with(FRAME_MAGIC) && four(52) as usize == bytes.len() - HASHED_HEADER_SIZE_BYTES;
-        fits.then(|| Header {
-            partition: four(12),
-            index: eight(24),
-            first_sequence: eight(32),
-            timestamp_us: eight(40) as i64,
-        })
-    }
 }

@@ -106,7 +106,7 @@ pub(super) fn state_directory(partition: &Path) -> PathBuf {
 
 /// The sequence of the last event in the journal; 0 when there is none.
 pub(super) fn last_sequence(reader: &Reader) -> Sequence {
-    Sequence(reader.last().map_or(0, |frame| frame.next_sequence().0 - 1))
+    Sequence(reader.last().map_or(0, |frame| frame.last_sequence().0))
 }
 
 pub(super) fn open_store(options: &Options) -> Result<Arc<dyn StateStore>, StoreError> {

@@ -203,7 +203,7 @@ fn end(history: &History, point: RestorePoint, archived: Sequence) -> Result<End
             let wanted = || out_of_range(format!("the time {} us", time.as_micros()));
             let index = index.ok_or_else(wanted)?;
             let frame = one_frame(history, index)?;
-            Sequence(frame.header().next_sequence().0 - 1)
+            Sequence(frame.header().last_sequence().0)
         }
     };
     if sequence.0 == 0 || sequence > archived || sequence.0 < first {
@@ -343,7 +343,7 @@ fn write_journal(
                     );
                 }
                 size_bytes = 0;
-                let done = written.last().map_or(0, |frame| frame.header().next_sequence().0 - 1);
+                let done = written.last().map_or(0, |frame| frame.header().last_sequence().0);
                 progress(Sequence(done), end.sequence);
             }
         }

@@ -1,7 +1,7 @@
 //! The journal without its threads: every call does its I/O before it returns.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, Read};
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::recovery::{self, Recovered};
 use super::shared::Shared;
 use super::workshop::{Helper, Job, Workshop};
 use super::{FrameHash, FrameIndex, Options, Sequence, Term};
+use crate::random::{RANDOM_SOURCE, random_bytes};
 
 /// Frames that wait together are written together, up to these limits: the first bounds the system call, the second the time
 /// that the first of them waits for the last.
@@ -436,45 +437,45 @@ fn create(
             return Err(Damage { segment, offset: 0, index: *first_index, why }.into());
         }
     }
-    let number = listing.next_spare();
-    let spare = spare_path(directory, number);
-    let size_bytes = options.segment_size_bytes;
-    let file =
-        disk.create(&spare, size_bytes).map_err(|source| JournalError::io("create", &spare, source))?;
-    file.zero_durable(0, size_bytes).map_err(|source| JournalError::io("zero", &spare, source))?;
-    disk.rename(&spare, &path).map_err(|source| JournalError::io("rename", &spare, source))?;
+    create_segment(directory, FrameIndex::FIRST, options.segment_size_bytes, &**disk, listing)?;
     let genesis = match options.genesis {
         Some(genesis) => genesis,
-        None => random_genesis()?,
+        None => random_bytes().map_err(|error| JournalError::io("read", RANDOM_SOURCE.as_ref(), error))?,
     };
     Ok(Meta::new(options.partition, genesis).store(&**disk, directory)?)
 }
 
+/// Makes the first segment, which has its name only once it is zero throughout.
+fn create_segment(
+    directory: &Path,
+    first_index: FrameIndex,
+    size_bytes: u64,
+    disk: &dyn Disk,
+    listing: &Listing,
+) -> Result<(), JournalError> {
+    let spare = spare_path(directory, listing.next_spare());
+    let file =
+        disk.create(&spare, size_bytes).map_err(|source| JournalError::io("create", &spare, source))?;
+    file.zero_durable(0, size_bytes).map_err(|source| JournalError::io("zero", &spare, source))?;
+    let path = segment_path(directory, first_index);
+    disk.rename(&spare, &path).map_err(|source| JournalError::io("rename", &spare, source))
+}
+
 /// Makes an empty journal that continues another one. The directory must exist and hold no journal.
-pub(crate) fn create_at(
+fn create_at(
     directory: &Path,
     beginning: &Beginning,
     segment_size_bytes: u64,
     disk: &dyn Disk,
 ) -> Result<(), OpenError> {
-    let path = segment_path(directory, beginning.first_index);
-    let file =
-        disk.create(&path, segment_size_bytes).map_err(|source| JournalError::io("create", &path, source))?;
-    file.zero_durable(0, segment_size_bytes).map_err(|source| JournalError::io("zero", &path, source))?;
+    let listing = Listing::read(disk, directory)?;
+    create_segment(directory, beginning.first_index, segment_size_bytes, disk, &listing)?;
     let mut meta = Meta::new(beginning.partition, beginning.genesis);
     if beginning.first_index > FrameIndex::FIRST {
         meta.first_index = beginning.first_index;
         meta.previous_hash = beginning.previous_hash;
     }
     Ok(meta.store(disk, directory)?)
-}
-
-fn random_genesis() -> Result<[u8; 32], JournalError> {
-    let mut genesis = [0; 32];
-    let source = Path::new("/dev/urandom");
-    let read = std::fs::File::open(source).and_then(|mut file| file.read_exact(&mut genesis));
-    read.map_err(|error| JournalError::io("read", source, error))?;
-    Ok(genesis)
 }
 
 /// Takes away what a crash left behind: released segments that still have their names, side-cars without a segment, drafts.

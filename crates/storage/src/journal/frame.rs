@@ -48,9 +48,21 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Reads what the hash is taken over: the header up to the hash, then the whole body. `None` when that is no frame.
+    pub fn of_hashed_bytes(bytes: &[u8], hash: FrameHash) -> Option<FrameHeader> {
+        let body_size_bytes = bytes.len().checked_sub(HASHED_HEADER_SIZE_BYTES)?;
+        let header = FrameHeader { hash, ..read_hashed_part(bytes) };
+        (bytes.starts_with(&MAGIC) && header.body_size_bytes as usize == body_size_bytes).then_some(header)
+    }
+
     /// The sequence that follows this frame.
     pub fn next_sequence(&self) -> Sequence {
         Sequence(self.first_sequence.0 + u64::from(self.sequence_count))
+    }
+
+    /// The last event inside, or before the frame when there is none inside.
+    pub fn last_sequence(&self) -> Sequence {
+        Sequence(self.next_sequence().0 - 1)
     }
 
     /// Whether an event of this sequence is inside.
@@ -119,6 +131,18 @@ pub(crate) enum HeaderState {
     Broken(&'static str),
 }
 
+impl HeaderState {
+    /// The header, where there must be one, or what stands there instead.
+    pub(crate) fn valid(self) -> Result<FrameHeader, &'static str> {
+        match self {
+            HeaderState::Valid(header) => Ok(header),
+            HeaderState::Empty => Err("the header is all zero"),
+            HeaderState::OtherVersion(_) => Err("the header has another format version"),
+            HeaderState::Broken(why) => Err(why),
+        }
+    }
+}
+
 /// Judges the first block of a frame.
 pub(crate) fn parse_header(block: &[u8]) -> HeaderState {
     if is_zero(&block[..SECTOR_SIZE_BYTES]) {
@@ -135,17 +159,9 @@ pub(crate) fn parse_header(block: &[u8]) -> HeaderState {
         return HeaderState::OtherVersion(version);
     }
     let header = FrameHeader {
-        partition: u32::from_le_bytes(field(block, 12)),
-        term: Term(u64::from_le_bytes(field(block, 16))),
-        index: FrameIndex(u64::from_le_bytes(field(block, 24))),
-        first_sequence: Sequence(u64::from_le_bytes(field(block, 32))),
-        timestamp_us: i64::from_le_bytes(field(block, 40)),
-        sequence_count: u32::from_le_bytes(field(block, 48)),
-        body_size_bytes: u32::from_le_bytes(field(block, 52)),
-        zero_sectors: u32::from_le_bytes(field(block, 56)),
-        previous_hash: FrameHash(field(block, 64)),
         hash: FrameHash(field(block, 96)),
         frames_before_in_write: u32::from_le_bytes(field(block, 128)),
+        ..read_hashed_part(block)
     };
     if usize::from(u16::from_le_bytes(field(block, 10))) != HEADER_SIZE_BYTES {
         return HeaderState::Broken("the header has another size than its version has");
@@ -154,6 +170,23 @@ pub(crate) fn parse_header(block: &[u8]) -> HeaderState {
         return HeaderState::Broken("the body is larger than a frame may be");
     }
     HeaderState::Valid(header)
+}
+
+/// The fields that the hash covers; the others are zero.
+fn read_hashed_part(frame: &[u8]) -> FrameHeader {
+    FrameHeader {
+        partition: u32::from_le_bytes(field(frame, 12)),
+        term: Term(u64::from_le_bytes(field(frame, 16))),
+        index: FrameIndex(u64::from_le_bytes(field(frame, 24))),
+        first_sequence: Sequence(u64::from_le_bytes(field(frame, 32))),
+        timestamp_us: i64::from_le_bytes(field(frame, 40)),
+        sequence_count: u32::from_le_bytes(field(frame, 48)),
+        body_size_bytes: u32::from_le_bytes(field(frame, 52)),
+        zero_sectors: u32::from_le_bytes(field(frame, 56)),
+        previous_hash: FrameHash(field(frame, 64)),
+        hash: FrameHash([0; 32]),
+        frames_before_in_write: 0,
+    }
 }
 
 /// What follows a valid header.
@@ -165,6 +198,17 @@ pub(crate) enum BodyState {
     Torn,
     /// Every sector was written, and something is wrong all the same.
     Broken(&'static str),
+}
+
+impl BodyState {
+    /// Says what is wrong where the frame must be whole.
+    pub(crate) fn whole(self) -> Result<(), &'static str> {
+        match self {
+            BodyState::Whole => Ok(()),
+            BodyState::Torn => Err("sectors of the frame are zero"),
+            BodyState::Broken(why) => Err(why),
+        }
+    }
 }
 
 /// Judges a whole frame whose header is valid.
@@ -233,18 +277,12 @@ impl Frame {
         let mut bytes = pool.take(size_bytes);
         bytes[..content.len()].copy_from_slice(content);
         bytes[content.len()..size_bytes].fill(0);
-        let header = match parse_header(&bytes[..size_bytes]) {
-            HeaderState::Valid(header) if header.content_size_bytes() == content.len() => header,
-            HeaderState::Valid(_) => return Err("the frame has another size than it says"),
-            HeaderState::Empty => return Err("the header is all zero"),
-            HeaderState::OtherVersion(_) => return Err("the header has another format version"),
-            HeaderState::Broken(why) => return Err(why),
-        };
-        match check_body(&header, &bytes[..size_bytes]) {
-            BodyState::Whole => Ok(Frame::new(header, Arc::new(bytes), 0)),
-            BodyState::Torn => Err("sectors of the frame are zero"),
-            BodyState::Broken(why) => Err(why),
+        let header = parse_header(&bytes[..size_bytes]).valid()?;
+        if header.content_size_bytes() != content.len() {
+            return Err("the frame has another size than it says");
         }
+        check_body(&header, &bytes[..size_bytes]).whole()?;
+        Ok(Frame::new(header, Arc::new(bytes), 0))
     }
 
     /// Header and body as they are on disk, without the padding.

@@ -145,7 +145,6 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Stops for good: whatever waits is dropped without an answer, and the node is told, once.
     /// As [`Queue::push`]; false when the journal is being closed, and takes nothing more.
     pub(crate) fn push_unless_closed(&self, task: Task) -> Result<bool, JournalError> {
         let mut state = self.lock();
@@ -163,6 +162,7 @@ impl Queue {
         self.lock().closed
     }
 
+    /// Stops for good: whatever waits is dropped without an answer, and the node is told, once.
     pub(crate) fn fail(&self, error: JournalError) {
         let mut state = self.lock();
         if state.stopped.is_some() {

@@ -8,7 +8,7 @@ use super::buffer::PooledBytes;
 use super::catalogue::{Catalogue, Frames, Location};
 use super::disk::{DirectDisk, Disk};
 use super::error::{Damage, JournalError, OpenError, ReadError};
-use super::frame::{BodyState, Frame, FrameHeader, HeaderState, check_body, parse_header};
+use super::frame::{Frame, FrameHeader, check_body, parse_header};
 use super::layout::{Listing, Meta, segment_path};
 use super::recovery::{self, Recovered};
 use super::shared::Shared;
@@ -322,23 +322,15 @@ impl Reader {
             why: why.to_owned(),
         };
         let frame = &bytes[start..start + location.size_bytes];
-        let header = match parse_header(frame) {
-            HeaderState::Valid(header) => header,
-            HeaderState::Empty => return Err(damage("the header is all zero")),
-            HeaderState::OtherVersion(_) => return Err(damage("the header has another format version")),
-            HeaderState::Broken(why) => return Err(damage(why)),
-        };
+        let header = parse_header(frame).valid().map_err(damage)?;
         if header.partition != self.partition
             || header.index != location.index
             || header.frame_size_bytes() != location.size_bytes
         {
             return Err(damage("another frame stands here than the index says"));
         }
-        match check_body(&header, frame) {
-            BodyState::Whole => Ok(Frame::new(header, Arc::clone(bytes), start)),
-            BodyState::Torn => Err(damage("sectors of the frame are zero")),
-            BodyState::Broken(why) => Err(damage(why)),
-        }
+        check_body(&header, frame).whole().map_err(damage)?;
+        Ok(Frame::new(header, Arc::clone(bytes), start))
     }
 }
 
