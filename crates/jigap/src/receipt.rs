@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use api::format_timestamp;
+use hex::FromHex;
 use ledger::{Event, Record, Sequence};
 use serde_json::{Value, json};
 use shards::partition::{Proven, verify_receipt};
-use storage::attestation::{Keys, from_hexadecimal, hexadecimal, key_id};
+use storage::attestation::{Keys, key_id};
 
 use crate::cli::{ArchiveArguments, KeysSubject, Output, ReceiptVerifyArguments};
 use crate::data_directory::DataDirectory;
@@ -38,13 +39,13 @@ pub(crate) fn verify(arguments: &ReceiptVerifyArguments) -> Result<(), Failure> 
 
 /// Digits, or a file with them.
 fn read_key(text: &str) -> Result<[u8; 32], Failure> {
-    if let Some(key) = from_hexadecimal(text) {
+    if let Ok(key) = <[u8; 32]>::from_hex(text) {
         return Ok(key);
     }
     let wrong =
         || Failure::usage(format!("--key {text}: neither 64 hexadecimal digits nor a file with them"));
     let content = std::fs::read_to_string(Path::new(text)).map_err(|_| wrong())?;
-    from_hexadecimal(content.trim()).ok_or_else(wrong)
+    <[u8; 32]>::from_hex(content.trim()).map_err(|_| wrong())
 }
 
 fn print(proven: &Proven, output: Output) -> std::io::Result<()> {
@@ -57,7 +58,7 @@ fn print(proven: &Proven, output: Output) -> std::io::Result<()> {
         event: event.clone(),
     };
     let events: Vec<Value> = entry.sequenced().map(|event| journal::event(&record(event))).collect();
-    let key = hexadecimal(&checkpoint.key);
+    let key = hex::encode(checkpoint.key);
     if output == Output::Programs {
         return print_json(&json!({
             "proven": true,
@@ -109,13 +110,13 @@ fn list(keys: &Keys, arguments: &ArchiveArguments) -> Result<(), Failure> {
     if arguments.output.choose() == Output::Programs {
         let rows: Vec<_> = all
             .iter()
-            .map(|key| json!({ "id": key_id(key), "public_key": hexadecimal(key), "use": use_of(key) }))
+            .map(|key| json!({ "id": key_id(key), "public_key": hex::encode(key), "use": use_of(key) }))
             .collect();
         return Ok(print_json(&json!({ "keys": rows }))?);
     }
     let mut rows = table(&["id", "public key", "use"]);
     for key in &all {
-        rows.add_row([key_id(key), hexadecimal(key), use_of(key).to_owned()]);
+        rows.add_row([key_id(key), hex::encode(key), use_of(key).to_owned()]);
     }
     Ok(print_table(&rows)?)
 }

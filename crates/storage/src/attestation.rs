@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use hex::FromHex;
 
 use crate::journal::{FrameHash, FrameIndex, ReadError, Reader, Sequence};
 use crate::proof::merkle;
@@ -144,7 +145,7 @@ impl Keys {
             return Self::make(directory);
         };
         let text = fs::read_to_string(&path).map_err(|source| io_error(&path, source))?;
-        let seed = from_hexadecimal(text.trim());
+        let seed = <[u8; 32]>::from_hex(text.trim()).ok();
         let damaged = || AttestationError::Damaged {
             path: path.clone(),
             why: "it is no key of 32 bytes in hexadecimal",
@@ -162,7 +163,7 @@ impl Keys {
         let path = keys.directory.join(format!("{}.secret", key_id(&keys.public())));
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            writeln!(file, "{}", hexadecimal(&seed))?;
+            writeln!(file, "{}", hex::encode(seed))?;
             file.sync_all()?;
             File::open(&keys.directory)?.sync_all()
         };
@@ -179,7 +180,7 @@ impl Keys {
         let draft = path.with_extension("public.new");
         let write = || -> io::Result<()> {
             let mut file = File::create(&draft)?;
-            writeln!(file, "{}", hexadecimal(&self.public()))?;
+            writeln!(file, "{}", hex::encode(self.public()))?;
             file.sync_all()?;
             fs::rename(&draft, &path)?;
             File::open(&self.directory)?.sync_all()
@@ -207,7 +208,7 @@ impl Keys {
         let read = |path: PathBuf| {
             let text = fs::read_to_string(&path).map_err(|source| io_error(&path, source))?;
             let damaged = AttestationError::Damaged { path, why: "it is no key of 32 bytes in hexadecimal" };
-            from_hexadecimal(text.trim()).ok_or(damaged)
+            <[u8; 32]>::from_hex(text.trim()).map_err(|_| damaged)
         };
         files(&self.directory, "public")?.into_iter().map(read).collect()
     }
@@ -224,21 +225,6 @@ fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, AttestationE
     paths.retain(|path| path.extension().is_some_and(|found| found == extension));
     paths.sort();
     Ok(paths)
-}
-
-/// Bytes in lower-case hexadecimal.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Reads [`hexadecimal`].
-pub fn from_hexadecimal<const SIZE: usize>(text: &str) -> Option<[u8; SIZE]> {
-    let bytes: Option<Vec<u8>> = text
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
-        .collect();
-    bytes?.try_into().ok()
 }
 
 /// The signed checkpoints of one partition.

@@ -181,7 +181,7 @@ impl<'objects> SnapshotWriter<'objects> {
         let part = SnapshotPart {
             size_bytes: content.len() as u64,
             entries: std::mem::take(&mut self.entries),
-            first_key: hexadecimal(&self.first_key),
+            first_key: hex::encode(&self.first_key),
             blake3,
         };
         self.objects.put_new(&path, content.clone())?;
@@ -218,10 +218,6 @@ impl<'objects> SnapshotWriter<'objects> {
 
 fn part_path(folder: &str, number: usize) -> String {
     format!("{folder}/part-{number:05}")
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A snapshot whose manifest was read.
@@ -301,7 +297,7 @@ impl Snapshot {
         end: &[u8],
     ) -> impl Iterator<Item = Result<Entry, SnapshotError>> + use<'snapshot> {
         let (start, end) = (start.to_vec(), end.to_vec());
-        let (low, high) = (hexadecimal(&start), hexadecimal(&end));
+        let (low, high) = (hex::encode(&start), hex::encode(&end));
         let parts = &self.manifest.parts;
         let first = parts.partition_point(|part| part.first_key <= low).saturating_sub(1);
         let numbers = (first..parts.len()).take_while(move |number| parts[*number].first_key < high);

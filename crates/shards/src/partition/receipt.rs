@@ -6,9 +6,7 @@
 use ledger::codec::{Body, CodecError, Entry};
 use ledger::{Command, Sequence, Timestamp, TransactionId};
 use serde::{Deserialize, Serialize};
-use storage::attestation::{
-    Attestation, AttestationError, CHECKPOINT_SIZE_BYTES, Checkpoint, from_hexadecimal, hexadecimal,
-};
+use storage::attestation::{Attestation, AttestationError, CHECKPOINT_SIZE_BYTES, Checkpoint};
 use storage::journal::{self, Frame, FrameHeader, FrameIndex, HASHED_HEADER_SIZE_BYTES, ReadError};
 use storage::proof::{ChunkProof, chunks_of, hashed_bytes, merkle};
 
@@ -118,15 +116,15 @@ pub(super) fn make(
     let position = (frame.index().0 - attested.checkpoint.first_index.0) as usize;
     let inclusion = merkle::path(&attested.hashes, position);
     let receipt = Receipt {
-        checkpoint: hexadecimal(&attested.bytes),
+        checkpoint: hex::encode(attested.bytes),
         format: FORMAT,
         frame: FrameProof {
-            chunks: proof.chunks.iter().map(|(number, chunk)| (*number, hexadecimal(chunk))).collect(),
-            path: proof.path.iter().map(|hash| hexadecimal(hash)).collect(),
+            chunks: proof.chunks.iter().map(|(number, chunk)| (*number, hex::encode(chunk))).collect(),
+            path: proof.path.iter().map(hex::encode).collect(),
             restart: located.restart,
             size: proof.size_bytes,
         },
-        inclusion: inclusion.iter().map(|hash| hexadecimal(hash)).collect(),
+        inclusion: inclusion.iter().map(hex::encode).collect(),
         sequence: sequence.0,
         transaction_id: transaction_id.to_string(),
     };
@@ -155,7 +153,7 @@ pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven
         .ok_or_else(|| form(&"the checkpoint is not in lower-case hexadecimal"))?;
     let checkpoint = Checkpoint::verified(&signed).ok_or(NotProven::Signature)?;
     if !keys.contains(&checkpoint.key) {
-        return Err(NotProven::UnknownKey(hexadecimal(&checkpoint.key)));
+        return Err(NotProven::UnknownKey(hex::encode(checkpoint.key)));
     }
     let proof = chunk_proof(&receipt.frame)
         .ok_or_else(|| form(&"a hash or chunk is not in lower-case hexadecimal"))?;
@@ -204,18 +202,15 @@ fn ids(command: &Command) -> impl Iterator<Item = TransactionId> {
 
 /// Reads hexadecimal in its one form.
 fn exactly<const SIZE: usize>(text: &str) -> Option<[u8; SIZE]> {
-    from_hexadecimal(text).filter(|bytes| hexadecimal(bytes) == text)
+    decoded(text)?.try_into().ok()
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    hex::decode(text).ok().filter(|bytes| hex::encode(bytes) == text)
 }
 
 fn chunk_proof(frame: &FrameProof) -> Option<ChunkProof> {
-    let chunk = |(number, text): &(u32, String)| {
-        let pairs = text
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-        let bytes: Vec<u8> = pairs.collect::<Option<_>>()?;
-        (hexadecimal(&bytes) == *text).then_some((*number, bytes))
-    };
+    let chunk = |(number, text): &(u32, String)| Some((*number, decoded(text)?));
     let chunks: Vec<(u32, Vec<u8>)> = frame.chunks.iter().map(chunk).collect::<Option<_>>()?;
     let ascending = chunks.windows(2).all(|pair| pair[0].0 < pair[1].0);
     let fits = frame.size as usize <= journal::FRAME_SIZE_BYTES_MAX;
