@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use ledger::{
     AccountId, AccountNumber, Amount, Command, Currency, Metadata, TransactionId, Transfer, TransferKind,
 };
@@ -17,17 +18,6 @@ use storage::memory::HugePages;
 static ALLOCATOR: HugePages<std::alloc::System> = HugePages(std::alloc::System);
 
 const BATCHES_IN_FLIGHT: usize = 8;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,7 +34,7 @@ fn main() {
     let options = Options { queue_commands_max: 1 << 32, ..Options::new(directory) };
     let partition = Partition::open(options, Box::new(()), fatal, &mut |_, _| {}).expect("it opens");
     println!("opened at event {} in {:.2} s", partition.committed().0, started.elapsed().as_secs_f64());
-    let mut random = Random(std::process::id().into());
+    let mut random = Rng::new();
     set_up(&partition, accounts, &mut random);
 
     let started = Instant::now();
@@ -77,7 +67,7 @@ fn main() {
     partition.shut_down();
 }
 
-fn set_up(partition: &Partition, accounts: u64, random: &mut Random) {
+fn set_up(partition: &Partition, accounts: u64, random: &mut Rng) {
     let mut last = None;
     for number in 0..accounts {
         let account_id = AccountId::parse(&format!("account-{number:09}")).expect("an id");
@@ -107,15 +97,15 @@ fn set_up(partition: &Partition, accounts: u64, random: &mut Random) {
     }
 }
 
-fn transfer(random: &mut Random, accounts: u64) -> Transfer {
-    let from = random.next() % accounts;
-    let to = (from + 1 + random.next() % (accounts - 1)) % accounts;
+fn transfer(random: &mut Rng, accounts: u64) -> Transfer {
+    let from = random.u64(..accounts);
+    let to = (from + 1 + random.u64(..accounts - 1)) % accounts;
     Transfer {
-        transaction_id: TransactionId(u128::from(random.next()) << 64 | u128::from(random.next())),
+        transaction_id: TransactionId(random.u128(..)),
         kind: TransferKind::Transfer,
         from: AccountNumber(from as u32 + 1).into(),
         to: AccountNumber(to as u32 + 1).into(),
-        amount: Amount::from_minor_units(1 + random.next() % 100).expect("an amount"),
+        amount: Amount::from_minor_units(1 + random.u64(..100)).expect("an amount"),
         currency: Currency::parse("USD").expect("a currency"),
         metadata: Metadata::default(),
     }

@@ -7,12 +7,14 @@
 //! Two engines keep the files: `lsm-tree` always, RocksDB with the cargo feature `rocksdb`. A store remembers which one made it.
 
 mod engine;
+mod groups;
 mod lsm_tree;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod value;
 
 pub use engine::Engine;
+pub use groups::Groups;
 pub use value::{Cursor, put_number, put_signed};
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use ledger::codec::BodyWriter;
 use ledger::{
     AccountId, AccountNumber, Amount, Command, Currency, Decision, Metadata, Sequence, State, Timestamp,
@@ -26,17 +27,6 @@ const TRANSFERS_PER_FRAME: u64 = 5_000;
 const FRAMES_IN_FLIGHT: usize = 8;
 const LOOK_UPS: usize = 5_000;
 const STATES: usize = 3;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -73,30 +63,30 @@ fn take_in(directory: &Path, reader: Reader) -> History {
 /// Balances of random accounts at random moments, pages of histories, and whole states.
 fn look_up(history: &History, accounts: u64) {
     let last = history.position().0;
-    let mut random = Random(11);
-    let account = |random: &mut Random| AccountNumber((random.next() % (accounts + 1)) as u32);
+    let mut random = Rng::with_seed(11);
+    let account = |random: &mut Rng| AccountNumber((random.u64(..accounts + 1)) as u32);
     measure("account at a random event", LOOK_UPS, || {
-        let at = Sequence(random.next() % last + 1);
+        let at = Sequence(random.u64(..last) + 1);
         history.account_at(account(&mut random), at).expect("it answers");
     });
     let end = history.moment_of(Sequence(last)).expect("it answers").expect("it happened").timestamp;
     measure("account at a random time", LOOK_UPS, || {
-        let time = Timestamp::from_micros((random.next() % end.as_micros() as u64) as i64);
+        let time = Timestamp::from_micros((random.u64(..end.as_micros() as u64)) as i64);
         let at = history.moment_at(time).expect("it answers").sequence;
         history.account_at(account(&mut random), at).expect("it answers");
     });
     measure("hot account at a random event", LOOK_UPS, || {
-        let at = Sequence(random.next() % last + 1);
-        history.account_at(AccountNumber((random.next() % 10) as u32 + 1), at).expect("it answers");
+        let at = Sequence(random.u64(..last) + 1);
+        history.account_at(AccountNumber((random.u64(..10)) as u32 + 1), at).expect("it answers");
     });
     measure("page of 10 postings before a random event", LOOK_UPS / 10, || {
-        let before = Some(Sequence(random.next() % last + 1));
+        let before = Some(Sequence(random.u64(..last) + 1));
         let query = HistoryQuery { limit: 10, before, ..HistoryQuery::default() };
         history.history(account(&mut random), &query).expect("it answers");
     });
     measure("whole state at a random event", STATES, || {
         let deadline = Instant::now() + Duration::from_secs(600);
-        history.state_at(Sequence(random.next() % last + 1), deadline).expect("it answers");
+        history.state_at(Sequence(random.u64(..last) + 1), deadline).expect("it answers");
     });
 }
 
@@ -135,7 +125,7 @@ fn write_journal(directory: &Path, transfers: u64, accounts: u64) {
     let mut writer =
         Writer { journal, state: State::new(), body: BodyWriter::new(), in_flight: Vec::new(), frames: 0 };
     let started = Instant::now();
-    let mut random = Random(7);
+    let mut random = Rng::with_seed(7);
     for number in 0..accounts {
         let account_id = AccountId::parse(&format!("account-{number:09}")).expect("an id");
         writer.execute(&Command::OpenAccount { account_id, metadata: Metadata::default() });
@@ -145,11 +135,11 @@ fn write_journal(directory: &Path, transfers: u64, accounts: u64) {
         writer.transfer(&mut random, TransferKind::Deposit, AccountNumber::EXTERNAL, to, 1_000_000_000);
     }
     for number in 0..transfers {
-        let pick = |random: &mut Random, among: u64| AccountNumber((random.next() % among) as u32 + 1);
+        let pick = |random: &mut Rng, among: u64| AccountNumber((random.u64(..among)) as u32 + 1);
         let from = pick(&mut random, if number % 8 == 0 { 10 } else { accounts });
         let to = pick(&mut random, accounts);
         let to = if to == from { AccountNumber(to.0 % accounts as u32 + 1) } else { to };
-        let amount = 1 + random.next() % 100;
+        let amount = 1 + random.u64(..100);
         writer.transfer(&mut random, TransferKind::Transfer, from, to, amount);
     }
     writer.flush();
@@ -170,14 +160,14 @@ struct Writer {
 impl Writer {
     fn transfer(
         &mut self,
-        random: &mut Random,
+        random: &mut Rng,
         kind: TransferKind,
         from: AccountNumber,
         to: AccountNumber,
         amount: u64,
     ) {
         let transfer = Transfer {
-            transaction_id: TransactionId(u128::from(random.next()) << 64 | u128::from(random.next())),
+            transaction_id: TransactionId(random.u128(..)),
             kind,
             from: from.into(),
             to: to.into(),

@@ -14,17 +14,6 @@ fn state(wallet: &Wallet) -> (u64, String) {
     (state["sequence"].as_u64().unwrap(), state["digest"].as_str().unwrap().to_owned())
 }
 
-fn open_and_pay(wallet: &Wallet) {
-    for arguments in [
-        &["account", "open", "alice"][..],
-        &["account", "open", "bob"],
-        &["deposit", "alice", "100", "USD"],
-        &["transfer", "alice", "bob", "12.50", "USD"],
-    ] {
-        wallet.ask(arguments).expect_code(0);
-    }
-}
-
 fn restored(finished: Finished) -> (u64, String) {
     let report = finished.expect_code(0).json();
     assert!(report["recovery_time_seconds"].as_f64().unwrap() > 0.0);
@@ -36,7 +25,7 @@ fn restored(finished: Finished) -> (u64, String) {
 fn there_and_back(url: &str, environment: &[(&str, &str)]) {
     let home = Home::with_environment(environment);
     let wallet = home.serve_with(&["--archive-url", url, "--archive-interval", "10ms"]);
-    open_and_pay(&wallet);
+    wallet.open_and_pay();
     let first = state(&wallet);
     let snapshot = wallet.ask(&["snapshot", "create"]).expect_code(0).json();
     assert_eq!(
@@ -92,7 +81,7 @@ fn s3_gives_back_every_past_state() {
     );
     // The wallet serves all the same, and says what is wrong.
     let mut wallet = home.serve_with(&["--archive-url", "s3://wallet/other", "--archive-interval", "10ms"]);
-    open_and_pay(&wallet);
+    wallet.open_and_pay();
     let line = wallet.wait_for_log("archiving failed");
     assert!(line.contains("access denied"), "{line}");
     let refused = wallet.ask(&["snapshot", "create", "--timeout", "1s"]).expect_code(3);
@@ -107,7 +96,7 @@ fn s3_gives_back_every_past_state() {
 fn the_default_archive_is_in_the_data_directory() {
     let home = Home::new();
     let wallet = home.serve();
-    open_and_pay(&wallet);
+    wallet.open_and_pay();
     let last = state(&wallet);
     wallet.ask(&["snapshot", "create"]).expect_code(0);
     wallet.stop();
@@ -121,7 +110,7 @@ fn the_default_archive_is_in_the_data_directory() {
 fn damage_is_named() {
     let home = Home::new();
     let wallet = home.serve();
-    open_and_pay(&wallet);
+    wallet.open_and_pay();
     wallet.ask(&["snapshot", "create"]).expect_code(0);
     let last = state(&wallet);
     wallet.stop();
@@ -150,7 +139,7 @@ fn damage_is_named() {
 fn a_full_disk_ends_a_restore_with_a_clear_error() {
     let home = Home::new();
     let wallet = home.serve();
-    open_and_pay(&wallet);
+    wallet.open_and_pay();
     wallet.stop();
     let url = format!("file://{}", home.data().join("archive").display());
     // A limit on the size of files stands for the disk: the journal's first segment does not fit.

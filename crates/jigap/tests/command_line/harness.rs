@@ -158,6 +158,18 @@ impl Wallet<'_> {
         finish(command.args(arguments))
     }
 
+    /// Opens alice and bob, deposits 100 USD with alice and transfers 12.50 of them to bob.
+    pub(crate) fn open_and_pay(&self) {
+        for arguments in [
+            &["account", "open", "alice"][..],
+            &["account", "open", "bob"],
+            &["deposit", "alice", "100", "USD"],
+            &["transfer", "alice", "bob", "12.50", "USD"],
+        ] {
+            self.ask(arguments).expect_code(0);
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -10,14 +10,7 @@ use crate::harness::{Finished, Home, finish};
 fn with_history() -> Home {
     let home = Home::new();
     let wallet = home.serve();
-    for arguments in [
-        &["account", "open", "alice"][..],
-        &["account", "open", "bob"],
-        &["deposit", "alice", "100", "USD"],
-        &["transfer", "alice", "bob", "12.50", "USD"],
-    ] {
-        wallet.ask(arguments).expect_code(0);
-    }
+    wallet.open_and_pay();
     wallet.ask(&["transfer", "alice", "bob", "1000", "USD"]).expect_code(1);
     wallet.stop();
     home

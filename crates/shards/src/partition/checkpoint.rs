@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ledger::{AccountDetails, AccountNumber, Currency, Sequence, TransactionId};
-use storage::store::{Change, StateStore, StoreError};
+use storage::store::{Change, Groups, StateStore, StoreError};
 
 use super::commit::Committed;
 use super::id_filter::IdFilter;
@@ -142,41 +142,6 @@ fn id_block(bucket: u32, entries: &[&[IdEntry]], run_end: Sequence) -> (Vec<u8>,
         block.push(entry.id(), entry.sequence);
     }
     (layout::ids_key(bucket as u16, run_end), Change::Put(block.into_bytes()))
-}
-
-/// Items group by group, ascending by key, in their first order within a group.
-///
-/// The items are sorted in place, chunk by chunk, and the chunks are merged while they are read: no further memory, hardly an
-/// access that is not to the next place of a chunk, and none of the jumps of a sort that spans hundreds of megabytes.
-struct Groups<'items, Item, KeyOf> {
-    chunks: Vec<&'items [Item]>,
-    key_of: KeyOf,
-}
-
-/// Few enough to stay in the processor's cache while they are sorted.
-const ITEMS_PER_CHUNK: usize = 1 << 17;
-
-impl<'items, Item, KeyOf: Fn(&Item) -> u32 + Copy> Groups<'items, Item, KeyOf> {
-    fn sort(items: &'items mut [Item], key_of: KeyOf) -> Groups<'items, Item, KeyOf> {
-        items.chunks_mut(ITEMS_PER_CHUNK).for_each(|chunk| radsort::sort_by_key(chunk, key_of));
-        let items: &'items [Item] = items;
-        Groups { chunks: items.chunks(ITEMS_PER_CHUNK).collect(), key_of }
-    }
-}
-
-impl<'items, Item, KeyOf: Fn(&Item) -> u32> Iterator for Groups<'items, Item, KeyOf> {
-    type Item = (u32, Vec<&'items [Item]>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key_of = &self.key_of;
-        let key = self.chunks.iter().filter_map(|chunk| chunk.first()).map(key_of).min()?;
-        let take = |chunk: &mut &'items [Item]| {
-            let count = chunk.iter().take_while(|item| key_of(item) == key).count();
-            chunk.split_off(..count).expect("a chunk has what was counted in it")
-        };
-        let parts = self.chunks.iter_mut().map(take).filter(|part| !part.is_empty()).collect();
-        Some((key, parts))
-    }
 }
 
 /// The last word on each account and hold that the window's rare changes concern, in order of their keys.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select_biased};
 use ledger::{Hold, Sequence, TransactionId};
-use storage::store::{Change, Run};
+use storage::store::{Change, Groups, Run};
 
 use super::layout::{
     self, AccountRow, FORMAT_VERSION, FrameEnd, HoldChange, Key, PartKey, RunRow, damaged, page_of,
@@ -134,18 +134,11 @@ impl Builder {
         put: &mut impl FnMut(Key, Vec<u8>),
     ) -> Result<Vec<(Key, Vec<u8>)>, HistoryError> {
         let chunks: Vec<Arc<Vec<Posting>>> = sealed.chunks.iter().map(|chunk| chunk.ordered()).collect();
-        let mut rest: Vec<&[Posting]> = chunks.iter().map(|chunk| chunk.as_slice()).collect();
+        let chunks = chunks.iter().map(|chunk| chunk.as_slice()).collect();
         let (mut postings, mut values, mut images) = (Vec::new(), PageValues::default(), Vec::new());
-        while let Some(page) =
-            rest.iter().filter_map(|rest| rest.first()).map(|first| page_of(first.account)).min()
-        {
+        for (page, parts) in Groups::merge(chunks, |posting: &Posting| page_of(posting.account)) {
             postings.clear();
-            for rest in &mut rest {
-                let count = rest.iter().take_while(|posting| page_of(posting.account) == page).count();
-                let (own, later) = rest.split_at(count);
-                postings.extend_from_slice(own);
-                *rest = later;
-            }
+            parts.into_iter().for_each(|part| postings.extend_from_slice(part));
             order(&mut postings);
             let runs_since_image = self.count_run(page)?;
             put_page(page, sealed.last, runs_since_image, &postings, put);

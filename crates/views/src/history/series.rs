@@ -67,42 +67,15 @@ impl Posting {
     }
 }
 
-const DIGIT_BITS: u32 = 11;
-const DIGITS: usize = 5;
-const _: () = assert!(DIGITS as u32 * DIGIT_BITS >= 48, "a key has 48 bits");
 /// Fewer are ordered faster by comparing.
 const RADIX_FROM: usize = 512;
 
 /// Orders postings by account and series; those of one series keep their order, which is that of their sequences.
-pub(super) fn order(postings: &mut Vec<Posting>) {
+pub(super) fn order(postings: &mut [Posting]) {
     if postings.len() < RADIX_FROM {
-        return postings.sort_by_key(Posting::key);
-    }
-    let digit = |posting: &Posting, place: usize| {
-        (posting.key() >> (place as u32 * DIGIT_BITS)) as usize & ((1 << DIGIT_BITS) - 1)
-    };
-    let mut counts = vec![[0u32; 1 << DIGIT_BITS]; DIGITS];
-    for posting in postings.iter() {
-        for (place, counts) in counts.iter_mut().enumerate() {
-            counts[digit(posting, place)] += 1;
-        }
-    }
-    let mut other = Vec::new();
-    for (place, counts) in counts.iter_mut().enumerate() {
-        if counts[digit(&postings[0], place)] as usize == postings.len() {
-            continue;
-        }
-        let mut next = 0;
-        for count in counts.iter_mut() {
-            (next, *count) = (next + *count, next);
-        }
-        other.resize(postings.len(), postings[0]);
-        for posting in postings.iter() {
-            let slot = &mut counts[digit(posting, place)];
-            other[*slot as usize] = *posting;
-            *slot += 1;
-        }
-        std::mem::swap(postings, &mut other);
+        postings.sort_by_key(Posting::key);
+    } else {
+        radsort::sort_by_key(postings, Posting::key);
     }
 }
 
