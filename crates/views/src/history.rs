@@ -30,13 +30,13 @@ use builder::{Builder, Counters};
 use layout::{FORMAT_VERSION, FrameEnd, RunRow, damaged};
 use part::Value;
 use series::{Posting, Series};
-use tail::{Chunk, Sealed, Snapshot, Tail};
+use tail::{Chunk, Sealed, Snapshot, Spare, Tail};
 
 pub use past::{Moment, PastAccount, PastState};
 
 /// Runs that may wait for the builder besides the one it works on: past it, committing waits.
 const RUNS_WAITING_MAX: usize = 1;
-/// Chunks that may wait to be put in order. One that finds no place is put in order when its run is written.
+/// Chunks that may wait to be grouped. One that finds no place is grouped when its run is written.
 const CHUNKS_WAITING_MAX: usize = 256;
 
 /// How the view is set up.
@@ -158,6 +158,7 @@ struct Shared {
     store: Arc<dyn StateStore>,
     reader: Reader,
     counters: Counters,
+    spare: Spare,
 }
 
 /// Where full chunks and runs go.
@@ -186,7 +187,8 @@ impl History {
         let end = past::stored_end(store.as_ref())?;
         let tail = Tail::new(end, load_runs(store.as_ref())?, options.run_postings);
         let (tail, reached, counters) = (Mutex::new(tail), Condvar::new(), Counters::default());
-        let shared = Arc::new(Shared { tail, reached, store, reader, counters });
+        let spare = Spare::default();
+        let shared = Arc::new(Shared { tail, reached, store, reader, counters, spare });
         let (chunks, waiting_chunks) = bounded(CHUNKS_WAITING_MAX);
         let (runs, waiting_runs) = bounded(RUNS_WAITING_MAX);
         let builder = Builder { shared: Arc::clone(&shared), runs_since_image: Vec::new() };
@@ -218,12 +220,12 @@ impl History {
             let (sequence, outcome) = outcome.map_err(in_body)?;
             tail.filling.push(sequence, timestamp, &outcome);
         }
-        let full = tail.end_frame(FrameEnd { last, timestamp });
+        let full = tail.end_frame(FrameEnd { last, timestamp }, &self.shared.spare);
         drop(tail);
         self.shared.reached.notify_all();
         let Some(Outlets { chunks, runs }) = &self.outlets else { return Ok(()) };
         if let Some(chunk) = full.chunk {
-            // Without a place it is put in order when its run is written.
+            // Without a place it is grouped when its run is written.
             let _ = chunks.try_send(chunk);
         }
         if let Some(run) = full.run {

@@ -1,4 +1,4 @@
-//! The builder's thread: puts chunks in order, and turns full runs into rows of the store.
+//! The builder's thread: groups chunks by page, and turns full runs into rows of the store.
 //!
 //! Nothing in the store is ever rewritten: a run adds parts, and now and then an image of a page, so that a look-up reads at most
 //! [`RUNS_PER_IMAGE`] runs however long the history is.
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select_biased};
 use ledger::{Hold, Sequence, TransactionId};
-use storage::store::{Change, Groups, Run};
+use storage::store::{Change, Run};
 
 use super::layout::{
     self, AccountRow, FORMAT_VERSION, FrameEnd, HoldChange, Key, PartKey, RunRow, damaged, page_of,
 };
 use super::lookup::{self, PageValues};
 use super::part::{Part, PartWriter, Row, Value, encode_image};
-use super::series::{Posting, order};
+use super::series::{Packed, PageOrder, Posting};
 use super::tail::{Chunk, Sealed};
 use super::{HistoryError, Shared};
 
@@ -49,11 +49,18 @@ impl Builder {
         loop {
             select_biased! {
                 recv(runs) -> sealed => match sealed {
-                    Ok(sealed) => self.write(&sealed)?,
+                    Ok(sealed) => {
+                        self.write(&sealed)?;
+                        sealed.recycle(&self.shared.spare);
+                    }
                     Err(_) => return Ok(()),
                 },
                 recv(chunks) -> chunk => match chunk {
-                    Ok(chunk) => drop(chunk.ordered()),
+                    Ok(chunk) => match Arc::try_unwrap(chunk) {
+                        // Its run was written first.
+                        Ok(chunk) => chunk.recycle(&self.shared.spare),
+                        Err(chunk) => drop(chunk.grouped(&self.shared.spare)),
+                    },
                     Err(_) => return Ok(()),
                 },
                 default(IDLE) => {
@@ -133,17 +140,18 @@ impl Builder {
         sealed: &Sealed,
         put: &mut impl FnMut(Key, Vec<u8>),
     ) -> Result<Vec<(Key, Vec<u8>)>, HistoryError> {
-        let chunks: Vec<Arc<Vec<Posting>>> = sealed.chunks.iter().map(|chunk| chunk.ordered()).collect();
-        let chunks = chunks.iter().map(|chunk| chunk.as_slice()).collect();
-        let (mut postings, mut values, mut images) = (Vec::new(), PageValues::default(), Vec::new());
-        for (page, parts) in Groups::merge(chunks, |posting: &Posting| page_of(posting.account)) {
-            postings.clear();
-            parts.into_iter().for_each(|part| postings.extend_from_slice(part));
-            order(&mut postings);
+        let chunks: Vec<(Sequence, Arc<Vec<Packed>>)> =
+            sealed.chunks.iter().map(|chunk| (chunk.after, chunk.grouped(&self.shared.spare))).collect();
+        let mut rest: Vec<(Sequence, &[Packed])> =
+            chunks.iter().map(|(after, rows)| (*after, rows.as_slice())).collect();
+        let (mut order, mut values, mut images) = (PageOrder::default(), PageValues::default(), Vec::new());
+        let mut parts = Vec::with_capacity(rest.len());
+        while let Some(page) = take_page(&mut rest, &mut parts) {
+            let postings = order.order(&parts);
             let runs_since_image = self.count_run(page)?;
-            put_page(page, sealed.last, runs_since_image, &postings, put);
+            put_page(page, sealed.last, runs_since_image, postings, put);
             if runs_since_image == 0 {
-                images.push(self.image(page, sealed, &postings, &mut values)?);
+                images.push(self.image(page, sealed, postings, &mut values)?);
             }
         }
         Ok(images)
@@ -196,6 +204,25 @@ impl Builder {
         self.shared.counters.images.fetch_add(1, Ordering::Relaxed);
         Ok((layout::image_key(page, sealed.last), encode_image(sealed.last, values.rows())))
     }
+}
+
+/// Takes the rows of the first page that chunks have left from the front of them, and answers which that is.
+fn take_page<'rows>(
+    rest: &mut [(Sequence, &'rows [Packed])],
+    parts: &mut Vec<(Sequence, &'rows [Packed])>,
+) -> Option<u32> {
+    let page_of = |row: &Packed| page_of(row.account());
+    let page = rest.iter().filter_map(|(_, rows)| rows.first()).map(page_of).min()?;
+    parts.clear();
+    for (after, rows) in rest {
+        let count = rows.iter().take_while(|row| page_of(row) == page).count();
+        let (taken, left) = rows.split_at(count);
+        *rows = left;
+        if count > 0 {
+            parts.push((*after, taken));
+        }
+    }
+    Some(page)
 }
 
 /// The newest of a series' postings.

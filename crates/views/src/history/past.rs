@@ -13,8 +13,8 @@ use super::builder::row_of;
 use super::layout::{self, ACCOUNTS_PER_PAGE, AccountRow, FrameEnd, damaged, index_in_page, page_of};
 use super::lookup::{self, AccountValues, PageValues};
 use super::part::Value;
-use super::series::{OPEN, Posting, Series};
-use super::tail::{Chunk, Rows, Snapshot};
+use super::series::{OPEN, Packed, PageOrder, Posting, Series};
+use super::tail::{Chunk, Rows, Snapshot, Spare};
 use super::{History, HistoryError, Shared};
 
 const EXTERNAL: AccountNumber = AccountNumber::EXTERNAL;
@@ -108,14 +108,17 @@ impl History {
             sums: BTreeMap::new(),
             values: PageValues::default(),
         };
-        let mut memory: Vec<MemoryChunk> = snapshot.chunks_until(at).map(MemoryChunk::new).collect();
+        let spare = &self.shared.spare;
+        let mut memory: Vec<MemoryChunk> =
+            snapshot.chunks_until(at).map(|chunk| MemoryChunk::new(chunk, spare)).collect();
+        let mut order = PageOrder::default();
         let mut details = self.shared.details(&snapshot);
         for page in 0..accounts.div_ceil(ACCOUNTS_PER_PAGE) {
             if Instant::now() > deadline {
                 return Err(HistoryError::TooLong { accounts: page * ACCOUNTS_PER_PAGE, of: accounts });
             }
             walk.values.clear();
-            memory.iter_mut().for_each(|chunk| chunk.note_page(page, at, &mut walk.values));
+            memory.iter_mut().for_each(|chunk| chunk.note_page(page, at, &mut order, &mut walk.values));
             if last_run > Sequence(0) {
                 lookup::page_values(self.shared.store.as_ref(), page, last_run, at, &mut walk.values)?;
             }
@@ -186,20 +189,21 @@ impl StateWalk {
 
 /// A chunk read page by page.
 struct MemoryChunk {
-    postings: Arc<Vec<Posting>>,
+    after: Sequence,
+    postings: Arc<Vec<Packed>>,
     next: usize,
 }
 
 impl MemoryChunk {
-    fn new(chunk: &Arc<Chunk>) -> MemoryChunk {
-        MemoryChunk { postings: chunk.ordered(), next: 0 }
+    fn new(chunk: &Arc<Chunk>, spare: &Spare) -> MemoryChunk {
+        MemoryChunk { after: chunk.after, postings: chunk.grouped(spare), next: 0 }
     }
 
-    fn note_page(&mut self, page: u32, until: Sequence, values: &mut PageValues) {
+    fn note_page(&mut self, page: u32, until: Sequence, order: &mut PageOrder, values: &mut PageValues) {
         let rest = &self.postings[self.next..];
-        let count = rest.iter().take_while(|posting| page_of(posting.account) <= page).count();
+        let count = rest.iter().take_while(|row| page_of(row.account()) <= page).count();
         self.next += count;
-        for series in rest[..count].chunk_by(Posting::same_series) {
+        for series in order.order(&[(self.after, &rest[..count])]).chunk_by(Posting::same_series) {
             let until = series.partition_point(|posting| posting.sequence <= until);
             if until > 0 {
                 values.note(row_of(&series[..until]));
@@ -219,7 +223,7 @@ impl Shared {
     /// All that concerns an account; its postings are looked for while nothing changes.
     pub(super) fn snapshot_of(&self, account: AccountNumber) -> Snapshot {
         self.lock().snapshot(|rows| {
-            let own = rows.postings.iter().filter(|posting| posting.account == account);
+            let own = rows.postings.iter().filter(|row| row.account() == account);
             Rows { postings: own.copied().collect(), ..Rows::default() }
         })
     }

@@ -1,26 +1,30 @@
 //! What was taken in and is not in the store yet.
 //!
-//! Committed frames fill a chunk; full chunks are put in order by the builder's thread while the next one fills; enough chunks
+//! Committed frames fill a chunk; full chunks are grouped by page by the builder's thread while the next one fills; enough chunks
 //! make a run, which the builder writes. A reader takes a [`Snapshot`], which nothing changes any more.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ledger::codec::Outcome;
 use ledger::{AccountDetails, AccountNumber, BalanceChange, Event, Sequence, Timestamp};
 
-use super::layout::{AccountRow, FrameEnd, HoldChange, RunRow};
-use super::series::{CLOSED, OPEN, Posting, Series, order};
+use super::layout::{AccountRow, FrameEnd, HoldChange, RunRow, page_of};
+use super::series::{CLOSED, OPEN, Packed, Posting, Series, group_by_page};
 
 /// Chunks of a run.
 const CHUNKS_PER_RUN: usize = 64;
 /// Rows of another kind that a chunk may have; a frame has few of them for each posting.
 const ROWS_PER_CHUNK_MAX: usize = 64 << 10;
+/// Events of a chunk, most of them refusals then. The last frame may bring as many again.
+const EVENTS_PER_CHUNK_MAX: u64 = Packed::DISTANCE_MAX / 2;
 
 /// Rows as they come, oldest first.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Rows {
-    pub(super) postings: Vec<Posting>,
+    /// The last event before them.
+    pub(super) after: Sequence,
+    pub(super) postings: Vec<Packed>,
     pub(super) accounts: Vec<AccountRow>,
     pub(super) holds: Vec<HoldChange>,
     pub(super) frames: Vec<FrameEnd>,
@@ -28,15 +32,17 @@ pub(super) struct Rows {
 
 impl Rows {
     /// Takes in what an event left behind.
+    #[inline]
     pub(super) fn push(&mut self, sequence: Sequence, timestamp: Timestamp, outcome: &Outcome) {
         match outcome {
             Outcome::Moved(movement) => {
-                for (account, value) in
-                    [(movement.from, movement.from_after), (movement.to, movement.to_after)]
-                {
-                    let series = Series::available(movement.currency);
-                    self.postings.push(Posting { sequence, value, account, series });
-                }
+                let series = Series::available(movement.currency);
+                let packed =
+                    |account, value| Packed::new(Posting { sequence, value, account, series }, self.after);
+                self.postings.extend([
+                    packed(movement.from, movement.from_after),
+                    packed(movement.to, movement.to_after),
+                ]);
             }
             Outcome::Event(event) => self.push_event(sequence, timestamp, event),
         }
@@ -44,8 +50,11 @@ impl Rows {
 
     fn push_event(&mut self, sequence: Sequence, timestamp: Timestamp, event: &Event) {
         let changes = event.balance_changes().into_iter().flatten();
-        self.postings.extend(changes.flat_map(|change: BalanceChange| Posting::of(change, sequence)));
-        let life = |account, value| Posting { sequence, value, account, series: Series::LIFE };
+        let after = self.after;
+        let postings = changes.flat_map(|change: BalanceChange| Posting::of(change, sequence));
+        self.postings.extend(postings.map(|posting| Packed::new(posting, after)));
+        let life =
+            |account, value| Packed::new(Posting { sequence, value, account, series: Series::LIFE }, after);
         match event {
             Event::AccountOpened { account, account_id, metadata } => {
                 self.postings.push(life(*account, OPEN));
@@ -70,9 +79,42 @@ impl Rows {
         }
     }
 
-    fn is_full(&self, chunk_postings: usize) -> bool {
+    fn is_full(&self, chunk_postings: usize, end: Sequence) -> bool {
         self.postings.len() >= chunk_postings
+            || end.0 - self.after.0 >= EVENTS_PER_CHUNK_MAX
             || self.accounts.len().max(self.holds.len()).max(self.frames.len()) >= ROWS_PER_CHUNK_MAX
+    }
+}
+
+/// Vectors of full size that are not needed any more. Fresh memory would have to be faulted in for each chunk, which costs more
+/// than filling it.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Mutex<Vec<Vec<Packed>>>);
+
+impl Spare {
+    /// The runs that fill, wait and are written need no more.
+    const VECTORS_MAX: usize = 3 * CHUNKS_PER_RUN;
+
+    /// An empty vector with room for so many.
+    pub(super) fn take(&self, capacity: usize) -> Vec<Packed> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.filter(|spare| spare.capacity() >= capacity).unwrap_or_else(|| Vec::with_capacity(capacity))
+    }
+
+    /// Takes a vector that is not needed any more.
+    fn give_back(&self, mut used: Vec<Packed>) {
+        used.clear();
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < Spare::VECTORS_MAX {
+            spare.push(used);
+        }
+    }
+
+    /// As [`Spare::give_back`], unless a reader still holds it.
+    fn give_back_unless_read(&self, used: Arc<Vec<Packed>>) {
+        if let Some(used) = Arc::into_inner(used) {
+            self.give_back(used);
+        }
     }
 }
 
@@ -89,14 +131,14 @@ pub(super) struct Chunk {
 
 #[derive(Debug, Clone)]
 struct Postings {
-    rows: Arc<Vec<Posting>>,
-    ordered: bool,
+    rows: Arc<Vec<Packed>>,
+    grouped: bool,
 }
 
 impl Chunk {
-    fn new(after: Sequence, rows: Rows) -> Chunk {
-        let Rows { postings, accounts, holds, frames } = rows;
-        let postings = RwLock::new(Postings { rows: Arc::new(postings), ordered: false });
+    fn new(rows: Rows) -> Chunk {
+        let Rows { after, postings, accounts, holds, frames } = rows;
+        let postings = RwLock::new(Postings { rows: Arc::new(postings), grouped: false });
         Chunk { after, postings, accounts, holds, frames }
     }
 
@@ -104,31 +146,45 @@ impl Chunk {
         self.postings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The postings by account and series, put in order by whoever needs them first.
-    pub(super) fn ordered(&self) -> Arc<Vec<Posting>> {
-        let Postings { rows, ordered } = self.postings();
-        if ordered {
+    /// The postings by page, those of a page in the order of their events; grouped by whoever needs them first.
+    pub(super) fn grouped(&self, spare: &Spare) -> Arc<Vec<Packed>> {
+        let Postings { rows, grouped } = self.postings();
+        if grouped {
             return rows;
         }
-        let mut sorted = rows.as_ref().clone();
-        order(&mut sorted);
-        let rows = Arc::new(sorted);
-        *self.postings.write().unwrap_or_else(PoisonError::into_inner) =
-            Postings { rows: Arc::clone(&rows), ordered: true };
-        rows
+        let mut by_page = spare.take(rows.len());
+        group_by_page(&rows, &mut by_page);
+        let by_page = Arc::new(by_page);
+        let grouped = Postings { rows: Arc::clone(&by_page), grouped: true };
+        let before =
+            std::mem::replace(&mut *self.postings.write().unwrap_or_else(PoisonError::into_inner), grouped);
+        drop(rows);
+        spare.give_back_unless_read(before.rows);
+        by_page
     }
 
-    /// An account's postings by series. Does not put the others in order: one look through them is cheaper.
+    /// An account's postings by series. Does not group the others: one look through them is cheaper.
     pub(super) fn of_account(&self, account: AccountNumber) -> Vec<Posting> {
-        let Postings { rows, ordered } = self.postings();
-        if ordered {
-            let start = rows.partition_point(|posting| posting.account < account);
-            return rows[start..].iter().take_while(|posting| posting.account == account).copied().collect();
+        let Postings { rows, grouped } = self.postings();
+        let own = |rows: &[Packed]| {
+            let own = rows.iter().filter(|row| row.account() == account);
+            let mut own: Vec<Posting> = own.map(|row| row.posting(self.after)).collect();
+            own.sort_by_key(Posting::key);
+            own
+        };
+        if !grouped {
+            return own(&rows);
         }
-        let mut own: Vec<Posting> =
-            rows.iter().filter(|posting| posting.account == account).copied().collect();
-        own.sort_by_key(Posting::key);
-        own
+        let page = page_of(account);
+        let start = rows.partition_point(|row| page_of(row.account()) < page);
+        let count = rows[start..].partition_point(|row| page_of(row.account()) == page);
+        own(&rows[start..start + count])
+    }
+
+    /// The chunk is in the store: its memory is used again.
+    pub(super) fn recycle(self, spare: &Spare) {
+        let postings = self.postings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        spare.give_back_unless_read(postings.rows);
     }
 }
 
@@ -149,13 +205,20 @@ pub(super) struct Full {
     pub(super) run: Option<Arc<Sealed>>,
 }
 
+impl Sealed {
+    /// The run is in the store: its memory is used again, unless a reader still holds it.
+    pub(super) fn recycle(self: Arc<Sealed>, spare: &Spare) {
+        let chunks = Arc::into_inner(self).map(|sealed| sealed.chunks).unwrap_or_default();
+        chunks.into_iter().filter_map(Arc::into_inner).for_each(|chunk| chunk.recycle(spare));
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Tail {
     /// The last frame taken in.
     pub(super) end: FrameEnd,
     /// The last frame of the run before the one that fills.
     before_run: FrameEnd,
-    before_chunk: Sequence,
     pub(super) filling: Rows,
     filled: Vec<Arc<Chunk>>,
     filled_postings: usize,
@@ -172,8 +235,7 @@ impl Tail {
         Tail {
             end,
             before_run: end,
-            before_chunk: end.last,
-            filling: Rows::default(),
+            filling: Rows { after: end.last, ..Rows::default() },
             filled: Vec::new(),
             filled_postings: 0,
             sealed: VecDeque::new(),
@@ -184,17 +246,17 @@ impl Tail {
     }
 
     /// A frame was taken in as a whole.
-    pub(super) fn end_frame(&mut self, end: FrameEnd) -> Full {
+    pub(super) fn end_frame(&mut self, end: FrameEnd, spare: &Spare) -> Full {
         self.filling.frames.push(end);
         self.end = end;
-        if !self.filling.is_full(self.chunk_postings) {
+        if !self.filling.is_full(self.chunk_postings, end.last) {
             return Full::default();
         }
         // The next chunk will be about as large: growing by halves would move megabytes while a frame waits.
-        let room = Rows { postings: Vec::with_capacity(self.chunk_postings * 5 / 4), ..Rows::default() };
+        let postings = spare.take(self.chunk_postings * 5 / 4);
+        let next = Rows { after: end.last, postings, ..Rows::default() };
         self.filled_postings += self.filling.postings.len();
-        let chunk = Arc::new(Chunk::new(self.before_chunk, std::mem::replace(&mut self.filling, room)));
-        self.before_chunk = end.last;
+        let chunk = Arc::new(Chunk::new(std::mem::replace(&mut self.filling, next)));
         self.filled.push(Arc::clone(&chunk));
         let full = self.filled.len() >= CHUNKS_PER_RUN || self.filled_postings >= self.run_postings;
         Full { chunk: Some(chunk), run: full.then(|| self.seal()) }
@@ -223,7 +285,7 @@ impl Tail {
 
     /// Everything that is taken in now, of the chunk that fills only what `part` takes.
     pub(super) fn snapshot(&self, part: impl FnOnce(&Rows) -> Rows) -> Snapshot {
-        let filling = Arc::new(Chunk::new(self.before_chunk, part(&self.filling)));
+        let filling = Arc::new(Chunk::new(Rows { after: self.filling.after, ..part(&self.filling) }));
         let chunks = self.sealed.iter().flat_map(|sealed| &sealed.chunks).chain(&self.filled);
         Snapshot {
             chunks: chunks.cloned().chain(std::iter::once(filling)).collect(),
