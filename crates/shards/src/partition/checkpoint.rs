@@ -3,18 +3,18 @@
 //! Everything comes from the window, which the events filled: the state thread is never stopped and its state never copied.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ledger::{AccountDetails, AccountNumber, Currency, Sequence, TransactionId};
+use ledger::{AccountDetails, AccountNumber, Currency, TransactionId};
 use storage::store::{Change, Groups, StateStore, StoreError};
 
 use super::commit::Committed;
 use super::id_filter::IdFilter;
 use super::id_index::{IdSeed, SealedWindow};
-use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, IdBlock};
+use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, PackedId};
 use super::metrics::Metrics;
 use super::window::{AvailableChange, IdEntry, RareChange};
 
@@ -26,10 +26,16 @@ pub(super) struct CheckpointBuilder {
     pub(super) seed: IdSeed,
     /// Of every id in the store. The state thread looks ids up in it meanwhile.
     pub(super) filter: Arc<IdFilter>,
-    /// A copy of a window's ids to sort, whose memory is used again.
-    pub(super) entries: Vec<IdEntry>,
+    /// Where a window's changes and ids are grouped: memory that is used again.
+    pub(super) memory: GroupMemory,
     pub(super) committed: Arc<Committed>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+pub(super) struct GroupMemory {
+    changes: Vec<AvailableChange>,
+    ids: Vec<PackedId>,
 }
 
 impl CheckpointBuilder {
@@ -55,16 +61,15 @@ impl CheckpointBuilder {
     fn ingest(&mut self, sealed: &SealedWindow) -> Result<(), StoreError> {
         let started = Instant::now();
         let window = &sealed.window;
-        let mut available = sealed.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let pages = Groups::sort(&mut available, |change| page_of(change.account));
         while self.filter.is_full_with(window.entries.len() as u64) {
             self.filter = Arc::new(self.filter.doubled());
         }
         let seed = self.seed;
-        self.entries.clear();
-        self.entries.extend_from_slice(&window.entries);
-        let buckets =
-            Groups::sort(&mut self.entries, |entry| layout::id_bucket(seed.hash(entry.id())).into());
+        let GroupMemory { changes, ids } = std::mem::take(&mut self.memory);
+        let pages = Groups::of(&window.changes, changes, |change| page_of(change.account), |change| *change);
+        let bucket_of = |entry: &IdEntry| layout::id_bucket(seed.hash(entry.id())).into();
+        let packed = |entry: &IdEntry| layout::pack_id(entry.id(), entry.sequence, window.last_sequence);
+        let buckets = Groups::of(&window.entries, ids, bucket_of, packed);
 
         let rare = RareRows::collect(&window.rare);
         let ids_before = layout::load_position(self.store.as_ref())?.map_or(0, |position| position.ids);
@@ -78,22 +83,23 @@ impl CheckpointBuilder {
             Ok((layout::account_key(*account), Change::Put(layout::encode_account(details, *closed))))
         });
         let store = self.store.as_ref();
-        let pages = pages.map(|(page, changes)| balances(store, page, &changes, &rare.held));
+        let balances = pages.iter().map(|(page, changes)| balances(store, page, changes, &rare.held));
         let holds = rare.holds.iter().map(|(hold_id, hold)| {
             let change = hold.map_or(Change::Delete, |hold| Change::Put(layout::encode_hold(&hold)));
             Ok((layout::hold_key(*hold_id), change))
         });
         let filter = self.filter.as_ref();
-        let ids = buckets.map(|(bucket, entries)| {
-            entries.iter().copied().flatten().for_each(|entry| filter.insert(seed.hash(entry.id())));
-            Ok(id_block(bucket, &entries, window.last_sequence))
+        let ids = buckets.iter().map(|(bucket, ids)| {
+            ids.iter().for_each(|id| filter.insert(seed.hash(layout::packed_id(id))));
+            let key = layout::ids_key(bucket as u16, window.last_sequence);
+            Ok((key, Change::Put(layout::id_block(window.last_sequence, ids))))
         });
         let last = [Ok((layout::position_key(), Change::Put(layout::encode_position(&position))))];
         // In the order of their keys.
-        let mut changes = accounts.chain(pages).chain(holds).chain(ids).chain(last);
+        let mut changes = accounts.chain(balances).chain(holds).chain(ids).chain(last);
         store.ingest_from(window.last_sequence.0, &mut changes)?;
         drop(changes);
-        drop(available);
+        self.memory = GroupMemory { changes: pages.into_memory(), ids: buckets.into_memory() };
         sealed.ingested.set(Arc::clone(&self.filter)).expect("a window is ingested once");
         let sequence = window.last_sequence.0;
         self.metrics.checkpoint_sequence.store(sequence, Ordering::Relaxed);
@@ -112,7 +118,7 @@ fn page_of(account: AccountNumber) -> u32 {
 fn balances(
     store: &dyn StateStore,
     page: u32,
-    changes: &[&[AvailableChange]],
+    changes: &[AvailableChange],
     held: &BTreeMap<AccountNumber, Vec<(Currency, i64)>>,
 ) -> Result<(Vec<u8>, Change), StoreError> {
     let key = layout::balances_key(page);
@@ -121,7 +127,7 @@ fn balances(
         None => BalancePage::default(),
         Some(image) => BalancePage::decode(&image).ok_or_else(|| layout::damaged(&key))?,
     };
-    for AvailableChange { account, currency, available } in changes.iter().copied().flatten() {
+    for AvailableChange { account, currency, available } in changes {
         balances.balance_mut(within(*account), *currency).available = *available;
     }
     // A held balance never changes without the available one: every page with the first has the second.
@@ -133,15 +139,6 @@ fn balances(
         }
     }
     Ok((key, Change::Put(balances.encode())))
-}
-
-fn id_block(bucket: u32, entries: &[&[IdEntry]], run_end: Sequence) -> (Vec<u8>, Change) {
-    let count = entries.iter().map(|entries| entries.len()).sum();
-    let mut block = IdBlock::new(run_end, count);
-    for entry in entries.iter().copied().flatten() {
-        block.push(entry.id(), entry.sequence);
-    }
-    (layout::ids_key(bucket as u16, run_end), Change::Put(block.into_bytes()))
 }
 
 /// The last word on each account and hold that the window's rare changes concern, in order of their keys.

@@ -4,21 +4,19 @@
 //! store's permanent index. Each window has a filter of its own, small enough for the processor's cache. When the checkpoint's
 //! builder has the window in the store, it has its ids in the permanent filter as well: the state thread inserts nothing there.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use ledger::{Sequence, TransactionId};
 use storage::store::{StateStore, StoreError};
 
 use super::id_filter::IdFilter;
 use super::layout;
-use super::window::{AvailableChange, Window};
+use super::window::Window;
 
 /// A full window on its way into the store.
 #[derive(Debug)]
 pub(super) struct SealedWindow {
     pub(super) window: Window,
-    /// The window's changes of balances, which only the checkpoint's builder needs: it sorts them in place.
-    pub(super) changes: Mutex<Vec<AvailableChange>>,
     /// The permanent filter, set once it and the store hold the window's ids: from then on they answer for it.
     pub(super) ingested: OnceLock<Arc<IdFilter>>,
 }
@@ -108,9 +106,8 @@ impl IdIndex {
             Some(window) => window.reused(after, timestamp),
             None => Window::new(events_max, after, timestamp),
         };
-        let mut window = std::mem::replace(&mut self.current, next);
-        let changes = Mutex::new(std::mem::take(&mut window.changes));
-        let sealed = Arc::new(SealedWindow { window, changes, ingested: OnceLock::new() });
+        let window = std::mem::replace(&mut self.current, next);
+        let sealed = Arc::new(SealedWindow { window, ingested: OnceLock::new() });
         self.sealed.push(Arc::clone(&sealed));
         sealed
     }
@@ -127,9 +124,7 @@ impl IdIndex {
     fn take_ingested(&mut self) -> Option<Window> {
         self.settle();
         let free = self.ingested.iter_mut().position(|ingested| Arc::get_mut(ingested).is_some())?;
-        let SealedWindow { mut window, changes, .. } = Arc::into_inner(self.ingested.swap_remove(free))?;
-        window.changes = changes.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Some(window)
+        Arc::into_inner(self.ingested.swap_remove(free)).map(|sealed| sealed.window)
     }
 
     pub(super) fn filter_size_bytes(&self) -> usize {

@@ -195,28 +195,24 @@ impl BalancePage {
     }
 }
 
-/// One block of the id index: the sequence that the run ends with, then each id and how far before it its event stands.
-pub(super) struct IdBlock {
-    bytes: Vec<u8>,
-    run_end: Sequence,
+/// An id of a run, and how far before the run's end its event stands.
+pub(super) type PackedId = [u8; ID_ENTRY_SIZE_BYTES];
+
+pub(super) fn pack_id(id: TransactionId, sequence: u64, run_end: Sequence) -> PackedId {
+    let distance = u32::try_from(run_end.0 - sequence).expect("a run is far below 2^32 events");
+    let mut packed = [0; ID_ENTRY_SIZE_BYTES];
+    packed[..16].copy_from_slice(&id.to_bytes());
+    packed[16..].copy_from_slice(&distance.to_le_bytes());
+    packed
 }
 
-impl IdBlock {
-    pub(super) fn new(run_end: Sequence, entries: usize) -> IdBlock {
-        let mut bytes = Vec::with_capacity(8 + entries * ID_ENTRY_SIZE_BYTES);
-        bytes.extend_from_slice(&run_end.0.to_le_bytes());
-        IdBlock { bytes, run_end }
-    }
+pub(super) fn packed_id(packed: &PackedId) -> TransactionId {
+    TransactionId::from_bytes(*packed.first_chunk().expect("an entry begins with 16 bytes"))
+}
 
-    pub(super) fn push(&mut self, id: TransactionId, sequence: u64) {
-        let distance = u32::try_from(self.run_end.0 - sequence).expect("a run is far below 2^32 events");
-        self.bytes.extend_from_slice(&id.to_bytes());
-        self.bytes.extend_from_slice(&distance.to_le_bytes());
-    }
-
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
+/// One block of the id index: the sequence that the run ends with, then each id and how far before it its event stands.
+pub(super) fn id_block(run_end: Sequence, ids: &[PackedId]) -> Vec<u8> {
+    [&run_end.0.to_le_bytes(), ids.as_flattened()].concat()
 }
 
 /// The ids of a block with their sequences.
@@ -226,10 +222,8 @@ fn block_entries(bytes: &[u8]) -> Option<impl Iterator<Item = (TransactionId, Se
     let (entries, rest) = cursor.0.as_chunks::<ID_ENTRY_SIZE_BYTES>();
     rest.is_empty().then(|| {
         entries.iter().map(move |entry| {
-            let mut cursor = Cursor(entry);
-            let id = TransactionId::from_bytes(cursor.take().expect("an entry begins with 16 bytes"));
-            let distance = u32::from_le_bytes(cursor.take().expect("an entry ends with 4 bytes"));
-            (id, Sequence(run_end - u64::from(distance)))
+            let distance = *entry.last_chunk().expect("an entry ends with 4 bytes");
+            (packed_id(entry), Sequence(run_end - u64::from(u32::from_le_bytes(distance))))
         })
     })
 }

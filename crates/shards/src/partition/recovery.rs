@@ -16,7 +16,7 @@ use storage::journal::{self, DiskKind, Frame, Journal, ReadError, Reader, Term};
 use storage::store::{self, StateStore, StoreError, StoreOptions};
 
 use super::away::{Fetched, Fetcher};
-use super::checkpoint::CheckpointBuilder;
+use super::checkpoint::{CheckpointBuilder, GroupMemory};
 use super::commit::Committed;
 use super::engine::{Batch, Engine};
 use super::id_filter::IdFilter;
@@ -142,7 +142,7 @@ pub(super) fn open(
     let filter = Arc::new(loaded.filter);
     let mut builder = CheckpointBuilder {
         filter: Arc::clone(&filter),
-        entries: Vec::new(),
+        memory: GroupMemory::default(),
         store: Arc::clone(&store),
         seed: loaded.seed,
         committed: Arc::clone(&committed),

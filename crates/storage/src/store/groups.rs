@@ -1,52 +1,68 @@
 //! Putting items in the order of a run.
 
-/// Few enough items to stay in the processor's cache while they are sorted.
-const ITEMS_PER_CHUNK: usize = 1 << 17;
-
-/// Items group by group, ascending by key, in their first order within a group.
+/// Items group by group, in their first order within a group.
 ///
-/// Chunks that are sorted already are merged while they are read: no further memory, hardly an access that is not to the next place
-/// of a chunk, and none of the jumps of a sort that spans hundreds of megabytes.
+/// Counted first, then each put where it belongs: one pass over the items, however many groups there are. What is sorted by hundreds
+/// of megabytes goes into memory that is used again from run to run.
 ///
 /// ```
 /// use storage::store::Groups;
 ///
-/// let mut words = ["to", "be", "or", "not", "to", "be"];
-/// let groups = Groups::sort(&mut words, |word| word.len() as u32);
-/// let sizes: Vec<(u32, Vec<&str>)> = groups.map(|(size, words)| (size, words.concat())).collect();
-/// assert_eq!(sizes, [(2, vec!["to", "be", "or", "to", "be"]), (3, vec!["not"])]);
+/// let words = ["to", "be", "or", "not", "to", "be"];
+/// let groups = Groups::of(&words, Vec::new(), |word| word.len() as u32, |word| *word);
+/// let sizes: Vec<(u32, String)> = groups.iter().map(|(size, words)| (size, words.concat())).collect();
+/// assert_eq!(sizes, [(2, "tobeortobe".to_owned()), (3, "not".to_owned())]);
 /// ```
-pub struct Groups<'items, Item, KeyOf> {
-    chunks: Vec<&'items [Item]>,
-    key_of: KeyOf,
+#[derive(Debug)]
+pub struct Groups<Item> {
+    items: Vec<Item>,
+    /// By key: where the group ends.
+    ends: Vec<u32>,
 }
 
-impl<'items, Item, KeyOf: Fn(&Item) -> u32> Groups<'items, Item, KeyOf> {
-    /// Sorts the items in place, chunk by chunk.
-    pub fn sort(items: &'items mut [Item], key_of: KeyOf) -> Groups<'items, Item, KeyOf> {
-        items.chunks_mut(ITEMS_PER_CHUNK).for_each(|chunk| radsort::sort_by_key(chunk, &key_of));
-        let items: &'items [Item] = items;
-        Groups::merge(items.chunks(ITEMS_PER_CHUNK).collect(), key_of)
+impl<Item: Copy> Groups<Item> {
+    /// Groups what `item_of` makes of each source by `key_of` of the source. The memory is overwritten; keys are small numbers, a
+    /// counter is kept for each.
+    pub fn of<Source>(
+        sources: &[Source],
+        memory: Vec<Item>,
+        key_of: impl Fn(&Source) -> u32,
+        item_of: impl Fn(&Source) -> Item,
+    ) -> Groups<Item> {
+        assert!(u32::try_from(sources.len()).is_ok(), "a run is far below 2^32 events");
+        let keys = sources.iter().map(&key_of).max().map_or(0, |last| last as usize + 1);
+        let mut ends = vec![0u32; keys];
+        sources.iter().for_each(|source| ends[key_of(source) as usize] += 1);
+        let mut start = 0;
+        for end in &mut ends {
+            (*end, start) = (start, start + *end);
+        }
+        let mut items = memory;
+        match sources.first() {
+            Some(any) => items.resize(sources.len(), item_of(any)),
+            None => items.clear(),
+        }
+        for source in sources {
+            // Until its last item is there, the end of a group is where its next one belongs.
+            let next = &mut ends[key_of(source) as usize];
+            items[*next as usize] = item_of(source);
+            *next += 1;
+        }
+        Groups { items, ends }
     }
 
-    /// Takes chunks, each sorted by the key.
-    pub fn merge(chunks: Vec<&'items [Item]>, key_of: KeyOf) -> Groups<'items, Item, KeyOf> {
-        Groups { chunks, key_of }
+    /// Each group that has items with its key, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[Item])> {
+        let mut start = 0;
+        (0..).zip(&self.ends).filter_map(move |(key, end)| {
+            let group = &self.items[start as usize..*end as usize];
+            start = *end;
+            (!group.is_empty()).then_some((key, group))
+        })
     }
-}
 
-impl<'items, Item, KeyOf: Fn(&Item) -> u32> Iterator for Groups<'items, Item, KeyOf> {
-    /// A key, and its items in the chunks that have some.
-    type Item = (u32, Vec<&'items [Item]>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key_of = &self.key_of;
-        let key = self.chunks.iter().filter_map(|chunk| chunk.first()).map(key_of).min()?;
-        let take = |chunk: &mut &'items [Item]| {
-            let count = chunk.iter().take_while(|item| key_of(item) == key).count();
-            chunk.split_off(..count).expect("a chunk has what was counted in it")
-        };
-        let parts = self.chunks.iter_mut().map(take).filter(|part| !part.is_empty()).collect();
-        Some((key, parts))
+    /// The memory, to be used again.
+    pub fn into_memory(self) -> Vec<Item> {
+        self.items
     }
 }
