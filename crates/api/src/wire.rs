@@ -4,6 +4,7 @@
 //! decoded straight into `ledger` transfers, without one allocation per transfer; the tests hold both directions against `prost`.
 
 pub(crate) mod batch;
+mod plain;
 mod read;
 mod result;
 

@@ -4,6 +4,7 @@ use ledger::{
     AccountId, AccountNumber, AccountRef, Amount, Currency, Metadata, TransactionId, Transfer, TransferKind,
 };
 
+use super::plain::PlainReader;
 use super::read::{Fields, LENGTH_DELIMITED, VARINT, key, put_bytes, put_varint, varint_size};
 use super::{Malformed, Message};
 use crate::request::TRANSFERS_MAX;
@@ -12,13 +13,13 @@ use crate::{Code, Problem};
 const BATCH_ID: u64 = key(1, VARINT);
 const TRANSFERS: u64 = key(2, LENGTH_DELIMITED);
 
-const TRANSACTION_ID: u64 = key(1, LENGTH_DELIMITED);
-const FROM_ACCOUNT: u64 = key(2, LENGTH_DELIMITED);
-const FROM_HANDLE: u64 = key(3, VARINT);
-const TO_ACCOUNT: u64 = key(4, LENGTH_DELIMITED);
-const TO_HANDLE: u64 = key(5, VARINT);
-const AMOUNT: u64 = key(6, VARINT);
-const CURRENCY: u64 = key(7, LENGTH_DELIMITED);
+pub(super) const TRANSACTION_ID: u64 = key(1, LENGTH_DELIMITED);
+pub(super) const FROM_ACCOUNT: u64 = key(2, LENGTH_DELIMITED);
+pub(super) const FROM_HANDLE: u64 = key(3, VARINT);
+pub(super) const TO_ACCOUNT: u64 = key(4, LENGTH_DELIMITED);
+pub(super) const TO_HANDLE: u64 = key(5, VARINT);
+pub(super) const AMOUNT: u64 = key(6, VARINT);
+pub(super) const CURRENCY: u64 = key(7, LENGTH_DELIMITED);
 const METADATA: u64 = key(8, LENGTH_DELIMITED);
 const METADATA_KEY: u64 = key(1, LENGTH_DELIMITED);
 const METADATA_VALUE: u64 = key(2, LENGTH_DELIMITED);
@@ -49,7 +50,7 @@ impl Batch {
         assert!(transfers.is_empty(), "a batch begins with its own transfers");
         let mut batch = Batch { transfers, ..Batch::default() };
         batch.transfers.reserve((message.0.len() / TRANSFER_SIZE_BYTES).min(TRANSFERS_MAX));
-        let mut fields = Fields(&message.0);
+        let (mut fields, mut plain) = (Fields(&message.0), PlainReader::default());
         while let Some(key) = fields.next_key()? {
             match key {
                 BATCH_ID => batch.batch_id = fields.varint()?,
@@ -57,6 +58,10 @@ impl Batch {
                     let transfer = fields.bytes()?;
                     batch.count += 1;
                     if batch.count <= TRANSFERS_MAX {
+                        if let Some(transfer) = plain.read(transfer) {
+                            batch.transfers.push(transfer);
+                            continue;
+                        }
                         let fields = read_transfer(transfer)?;
                         match well_formed(&fields) {
                             Some(transfer) => batch.transfers.push(transfer),
@@ -178,7 +183,7 @@ fn well_formed(fields: &TransferFields<'_>) -> Option<Transfer> {
 }
 
 #[inline(always)]
-fn known_party(party: Party<'_>) -> Option<AccountRef> {
+pub(super) fn known_party(party: Party<'_>) -> Option<AccountRef> {
     match party {
         Party::Account(bytes) => {
             AccountId::parse(std::str::from_utf8(bytes).ok()?).ok().map(AccountRef::Named)
@@ -399,6 +404,29 @@ mod tests {
         assert_eq!((first.amount_minor_units, first.currency.as_str()), (1250, "USD"));
         assert_eq!(read.transfers[1].metadata["order"], "A-17");
         assert_eq!(read.encoded_len(), message.0.len(), "the same bytes, but for the order of the pairs");
+    }
+
+    #[test]
+    fn fields_in_any_order_say_the_same() {
+        let plain = transfer(AccountNumber(300).into(), AccountNumber(1 << 20).into(), &[]);
+        let fields: [&[u8]; 5] = [
+            &[&[TRANSACTION_ID as u8, 16], plain.transaction_id.to_bytes().as_slice()].concat(),
+            &[FROM_HANDLE as u8, 0xac, 2],
+            &[TO_HANDLE as u8, 0x80, 0x80, 0x40],
+            &[AMOUNT as u8, 0xe2, 9],
+            &[CURRENCY as u8, 3, b'U', b'S', b'D'],
+        ];
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 1, 0, 4, 3]] {
+            for repeated in 0..fields.len() {
+                let body = [order.map(|field| fields[field]).concat(), fields[repeated].to_vec()].concat();
+                for size in [body.len() - fields[repeated].len(), body.len()] {
+                    let mut message = Vec::new();
+                    put_bytes(&mut message, 2, &body[..size]);
+                    let batch = Batch::read(&Message(message.into())).expect("a batch");
+                    assert_eq!(batch.transfers, std::slice::from_ref(&plain));
+                }
+            }
+        }
     }
 
     #[test]

@@ -27,17 +27,39 @@ impl<'message> Fields<'message> {
 
     #[inline(always)]
     pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
-        // Nearly every key, size and small number is one byte.
+        // Nearly every key, size and small number is one byte, and most amounts are two.
         match self.0 {
             [byte, rest @ ..] if *byte < 0x80 => {
                 self.0 = rest;
                 Ok((*byte).into())
             }
+            [one, two, rest @ ..] if *two < 0x80 => {
+                self.0 = rest;
+                Ok(u64::from(*one & 0x7f) | u64::from(*two) << 7)
+            }
             _ => self.long_varint(),
         }
     }
 
+    /// Eight bytes at once where there are so many: handles are three or four, and a branch for each of them is often guessed wrong.
+    #[inline(always)]
     fn long_varint(&mut self) -> Result<u64, Malformed> {
+        const CONTINUES: u64 = 0x8080_8080_8080_8080;
+        let word = self.0.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let ends = word.map_or(0, |word| !word & CONTINUES);
+        let (Some(word), 1..) = (word, ends) else { return self.varint_by_bytes() };
+        let bits = ends.trailing_zeros() + 1;
+        let word = word & !CONTINUES & (u64::MAX >> (u64::BITS - bits));
+        // Groups of seven bits move together, then pairs of them, then fours.
+        let word = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
+        let word = word & 0x0000_3fff_0000_3fff | (word & 0x3fff_0000_3fff_0000) >> 2;
+        let word = word & 0x0000_0000_0fff_ffff | (word & 0x0fff_ffff_0000_0000) >> 4;
+        self.0 = &self.0[bits as usize / 8..];
+        Ok(word)
+    }
+
+    #[cold]
+    fn varint_by_bytes(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for (index, &byte) in self.0.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * index);
@@ -123,6 +145,10 @@ mod tests {
             let mut fields = Fields(&buffer);
             assert_eq!(fields.varint(), Ok(value));
             assert!(fields.0.is_empty());
+            let size = buffer.len();
+            buffer.extend_from_slice(&[0xff; 9]);
+            let mut fields = Fields(&buffer);
+            assert_eq!((fields.varint(), fields.0.len()), (Ok(value), buffer.len() - size));
             assert_eq!(zigzag_decoded(zigzag_encoded(value as i64)), value as i64);
         }
         assert_eq!(Fields(&[0x80]).varint(), Err(TRUNCATED));

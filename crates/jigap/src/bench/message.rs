@@ -192,8 +192,18 @@ pub(super) struct Outcome {
 /// Counts results. One that begins with a code is a refusal: no library writes fields in another order than their numbers'.
 pub(super) fn read_outcome(mut bytes: &[u8]) -> anyhow::Result<Outcome> {
     const CODE_KEY: u8 = 1 << 3 | 2;
+    const RESULT_KEY: u8 = 3 << 3 | 2;
     let mut outcome = Outcome::default();
     while bytes.has_remaining() {
+        // Nearly everything is a short result.
+        if let [RESULT_KEY, size @ 0..0x80, rest @ ..] = bytes
+            && let Some((result, rest)) = rest.split_at_checked(usize::from(*size))
+        {
+            outcome.results += 1;
+            outcome.refused += u32::from(result.first() == Some(&CODE_KEY));
+            bytes = rest;
+            continue;
+        }
         let (field, wire_type) = decode_key(&mut bytes)?;
         match (field, wire_type) {
             (1, WireType::Varint) => outcome.batch_id = decode_varint(&mut bytes)?,
