@@ -9,12 +9,14 @@
 mod engine;
 mod groups;
 mod lsm_tree;
+mod read_only;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod value;
 
 pub use engine::Engine;
 pub use groups::Groups;
+pub use read_only::open_read_only;
 pub use value::{Cursor, put_number, put_signed};
 
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use super::error::{AppendError, Damage, JournalError, OpenError, TruncateError};
 use super::frame::{FRAME_SIZE_BYTES_MAX, Frame, FrameHeader, HEADER_SIZE_BYTES};
 use super::layout::{Listing, Meta, segment_path, spare_path, zeroed_path};
 use super::reader::Reader;
-use super::recovery::{self, Recovered};
+use super::recovery::{self, Company, Recovered};
 use super::shared::Shared;
 use super::workshop::{Helper, Job, Workshop};
 use super::{FrameHash, FrameIndex, Options, Sequence, Term};
@@ -138,7 +138,7 @@ impl Appender {
             let (found, expected) = (meta.partition, options.partition);
             return Err(OpenError::WrongPartition { path: directory.to_owned(), found, expected });
         }
-        let survey = recovery::survey(&*disk, directory, &listing, &meta)?;
+        let survey = recovery::survey(&*disk, directory, &listing, &meta, Company::Alone)?;
         let recovered = survey.recovered();
 
         // From here on the disk is changed: everything was looked at, and nothing is damaged.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::buffer::PooledBytes;
 use super::catalogue::{Catalogue, Frames, Location};
@@ -10,7 +11,7 @@ use super::disk::{DirectDisk, Disk};
 use super::error::{Damage, JournalError, OpenError, ReadError};
 use super::frame::{Frame, FrameHeader, check_body, parse_header};
 use super::layout::{Listing, Meta, segment_path};
-use super::recovery::{self, Recovered};
+use super::recovery::{self, Company, Recovered};
 use super::shared::Shared;
 use super::{FrameHash, FrameIndex, Sequence};
 
@@ -18,6 +19,9 @@ use super::{FrameHash, FrameIndex, Sequence};
 const RUN_SIZE_BYTES: usize = 1 << 20;
 /// How often a look-up is repeated when frames were removed between looking and reading.
 const ATTEMPTS_MAX: usize = 8;
+/// How often a journal that somebody else writes to is looked at, until two looks agree.
+const OPEN_ATTEMPTS_MAX: usize = 16;
+const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Reads durable frames from any thread. Clones share their caches.
 #[derive(Clone)]
@@ -99,8 +103,11 @@ impl Reader {
         Some(self.shared.catalogue.read().locate_sequence(sequence)?.index)
     }
 
-    /// Opens a journal that nobody writes to, changes nothing, and needs no right to write. The partition is the journal's own.
-    /// A torn tail is left out and reported.
+    /// Opens a journal as it stands now, changes nothing, and needs no right to write. The partition is the journal's own. A torn
+    /// tail is left out and reported.
+    ///
+    /// A server may be writing meanwhile. The reader keeps to the frames that were whole when it was opened. Those that are
+    /// released afterwards it can no longer read, and may then report damage: open it again, and see whether they are still there.
     pub fn open_read_only(directory: &Path) -> Result<(Reader, Recovered), OpenError> {
         Self::open_read_only_on(directory, Arc::new(DirectDisk::new()))
     }
@@ -110,11 +117,31 @@ impl Reader {
         directory: &Path,
         disk: Arc<dyn Disk>,
     ) -> Result<(Reader, Recovered), OpenError> {
-        let listing = Listing::read(&*disk, directory)?;
-        let meta = Meta::load(&*disk, directory)?;
-        let survey = recovery::survey(&*disk, directory, &listing, &meta)?;
+        let mut before = None;
+        for _ in 1..OPEN_ATTEMPTS_MAX {
+            match Self::open_as_it_stands(directory, &disk) {
+                // A segment that was released between two looks, or a frame that was half there. Damage stays where it is.
+                Err(error @ (OpenError::Damaged(_) | OpenError::Io(_))) => {
+                    let error = error.to_string();
+                    if before.as_ref() == Some(&error) {
+                        break;
+                    }
+                    before = Some(error);
+                    std::thread::sleep(OPEN_PAUSE);
+                }
+                opened => return opened,
+            }
+        }
+        Self::open_as_it_stands(directory, &disk)
+    }
+
+    fn open_as_it_stands(directory: &Path, disk: &Arc<dyn Disk>) -> Result<(Reader, Recovered), OpenError> {
+        let listing = Listing::read(&**disk, directory)?;
+        let meta = Meta::load(&**disk, directory)?;
+        let survey = recovery::survey(&**disk, directory, &listing, &meta, Company::PerhapsAWriter)?;
         let recovered = survey.recovered();
         let catalogue = Catalogue::new(survey.segments);
+        let disk = Arc::clone(disk);
         let shared = Shared::new(directory, disk, catalogue, listing.next_spare(), meta.genesis);
         Ok((Reader::new(Arc::new(shared), meta.partition), recovered))
     }

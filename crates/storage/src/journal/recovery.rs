@@ -58,12 +58,22 @@ impl Survey {
     }
 }
 
+/// Who may be writing while the journal is surveyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// Nobody: whoever surveys has the directory to itself.
+    Alone,
+    /// Perhaps a server: frames may become whole behind the place that is being read.
+    PerhapsAWriter,
+}
+
 /// Looks at all segments from `meta.first_index` on: sealed ones through their side-cars, the last one frame by frame.
 pub(crate) fn survey(
     disk: &dyn Disk,
     directory: &Path,
     listing: &Listing,
     meta: &Meta,
+    company: Company,
 ) -> Result<Survey, OpenError> {
     let kept: Vec<_> =
         listing.segments.iter().filter(|(first, _)| *first >= meta.first_index).copied().collect();
@@ -91,7 +101,7 @@ pub(crate) fn survey(
             }
             None => {
                 let mut walk = Walk::open(disk, directory, first_index, chain)?;
-                survey.torn_tail = walk.run_active()?;
+                survey.torn_tail = walk.run_active(company)?;
                 if listing.side_cars.contains(&first_index) {
                     return Err(missing(walk.frames.next_index()).into());
                 }
@@ -268,16 +278,34 @@ impl Walk {
     }
 
     /// The last segment may end in a torn write: where it begins, and its size.
-    fn run_active(&mut self) -> Result<Option<(u64, u64)>, OpenError> {
+    fn run_active(&mut self, company: Company) -> Result<Option<(u64, u64)>, OpenError> {
         let start = match self.run()? {
             Stop::End => return Ok(None),
             Stop::NoHeader => self.frames.end_offset,
             Stop::MissingSectors(header) => self.frames.end_offset + header.frame_size_bytes() as u64,
         };
-        let end = self.end_of_torn_write(start)?;
-        let end = end.max(start);
+        let torn = self.end_of_torn_write(start);
+        if torn.is_err() && company == Company::PerhapsAWriter && self.has_become_whole()? {
+            return Ok(None);
+        }
+        let end = torn?.max(start);
         let size_bytes = end - self.frames.end_offset;
         Ok((size_bytes > 0).then_some((self.frames.end_offset, size_bytes)))
+    }
+
+    /// Whether the frame that was missing is whole by now: then it was being written, and so was what follows it.
+    fn has_become_whole(&mut self) -> Result<bool, OpenError> {
+        self.window.forget();
+        let offset = self.frames.end_offset;
+        let header = parse_header(self.window.read(&self.path, offset, BLOCK_SIZE_BYTES)?);
+        let HeaderState::Valid(header) = header else { return Ok(false) };
+        let size_bytes = header.frame_size_bytes();
+        if self.chain.check(&header, self.frames.next_index()).is_err()
+            || offset + size_bytes as u64 > self.frames.size_bytes
+        {
+            return Ok(false);
+        }
+        Ok(matches!(check_body(&header, self.window.read(&self.path, offset, size_bytes)?), BodyState::Whole))
     }
 
     /// The end of the last block from `start` on that is not zero. A valid header there is damage unless it comes from the
@@ -323,6 +351,11 @@ impl Window {
         // Small segments are many: each gets no more than it has.
         let bytes = pool.take(of_file.clamp(BLOCK_SIZE_BYTES, WINDOW_SIZE_BYTES));
         Window { file, pool, bytes, start: 0, size_bytes: 0 }
+    }
+
+    /// What was read may have changed: it is read again.
+    fn forget(&mut self) {
+        self.size_bytes = 0;
     }
 
     /// The bytes at this place, which must lie inside the file.

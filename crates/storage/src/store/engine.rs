@@ -69,29 +69,39 @@ pub(super) struct Marker {
 }
 
 impl Marker {
+    /// The marker of a directory that holds a made store.
+    pub(super) fn made_in(directory: &Path) -> Marker {
+        Marker { directory: directory.to_owned(), is_made: true }
+    }
+
+    /// Whether there is a store that was made, by the wanted engine. Changes nothing.
+    pub(super) fn is_there(directory: &Path, wanted: Engine) -> Result<bool, StoreError> {
+        let path = directory.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(StoreError::Io { path, source }),
+        };
+        let name = text.strip_prefix(HEADING).and_then(|rest| rest.strip_suffix('\n'));
+        let found = name.and_then(Engine::parse).ok_or_else(|| StoreError::Marker {
+            path: directory.to_owned(),
+            why: format!("its file {FILE} is damaged, it says {text:?}"),
+        })?;
+        if found != wanted {
+            return Err(StoreError::OtherEngine { path: directory.to_owned(), found, wanted });
+        }
+        Ok(true)
+    }
+
     /// Finds out whether the store is to be made or opened, and refuses the store of another engine. A directory without a store
     /// is emptied of what an interrupted start left.
     pub(super) fn read(directory: &Path, wanted: Engine) -> Result<Marker, StoreError> {
-        let marker = Marker { directory: directory.to_owned(), is_made: true };
-        let path = directory.join(FILE);
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let name = text.strip_prefix(HEADING).and_then(|rest| rest.strip_suffix('\n'));
-                let found = name.and_then(Engine::parse).ok_or_else(|| StoreError::Marker {
-                    path: directory.to_owned(),
-                    why: format!("its file {FILE} is damaged, it says {text:?}"),
-                })?;
-                if found != wanted {
-                    return Err(StoreError::OtherEngine { path: directory.to_owned(), found, wanted });
-                }
-                Ok(marker)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                marker.begin(wanted)?;
-                Ok(Marker { is_made: false, ..marker })
-            }
-            Err(source) => Err(StoreError::Io { path, source }),
+        let marker = Marker::made_in(directory);
+        if Marker::is_there(directory, wanted)? {
+            return Ok(marker);
         }
+        marker.begin(wanted)?;
+        Ok(Marker { is_made: false, ..marker })
     }
 
     fn begin(&self, engine: Engine) -> Result<(), StoreError> {

@@ -55,6 +55,21 @@ impl RocksDbStore {
         Ok(RocksDbStore { database, options, writer: Mutex::new(()), directory: directory.to_owned() })
     }
 
+    /// Opens the store as it stands, beside whoever writes to it. RocksDB's own log goes elsewhere.
+    pub(super) fn open_read_only(
+        directory: &Path,
+        options: &StoreOptions,
+        log_directory: &Path,
+    ) -> Result<RocksDbStore, StoreError> {
+        let mut options = database_options(options, &Marker::made_in(directory));
+        options.set_db_log_dir(log_directory);
+        // All at once: what the writer removes afterwards stays readable.
+        options.set_max_open_files(-1);
+        let database = DB::open_for_read_only(&options, directory, false);
+        let database = database.map_err(|error| engine(directory, &error))?;
+        Ok(RocksDbStore { database, options, writer: Mutex::new(()), directory: directory.to_owned() })
+    }
+
     fn engine(&self, error: &Error) -> StoreError {
         engine(&self.directory, error)
     }

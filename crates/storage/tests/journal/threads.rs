@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use storage::journal::faulty::{Fault, Planned, Tear};
-use storage::journal::{AppendError, Journal, Options, Sequence};
+use storage::journal::{AppendError, Journal, Options, Reader, Sequence};
 
 use crate::harness::{Place, body, content, draft, index, options};
 
@@ -95,6 +95,54 @@ fn readers_follow_the_writer() {
         });
         println!("{}: 800 cases", place.name);
     }
+}
+
+/// A process of its own would see just this: the directory, and no word from the writer.
+#[test]
+fn a_journal_is_opened_as_it_stands_beside_its_writer() {
+    let mut cases = 0;
+    for place in Place::all() {
+        let journal = open(&place, options());
+        let written = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let (journal, written) = (&journal, &written);
+            scope.spawn(move || {
+                for sequence in 1..=600_u64 {
+                    let next = draft(
+                        journal.buffer(),
+                        1,
+                        sequence,
+                        1,
+                        &body(sequence, (sequence * 97 % 9000) as usize),
+                    );
+                    let (durable, wait) = channel();
+                    journal.append(next, Box::new(move |_| _ = durable.send(()))).unwrap();
+                    // Many in one write, and one alone.
+                    if sequence % 7 == 0 {
+                        wait.recv().unwrap();
+                        written.store(sequence, Ordering::Release);
+                    }
+                }
+                written.store(u64::MAX, Ordering::Release);
+            });
+            loop {
+                let before = written.load(Ordering::Acquire);
+                let opened = Reader::open_read_only_on(&place.directory, Arc::clone(&place.disk));
+                let (reader, _) = opened.unwrap_or_else(|error| panic!("{}: {error}", place.name));
+                let frames = content(&reader);
+                assert!(before == u64::MAX || frames.len() as u64 >= before, "{}", place.name);
+                for ((index, sequence, found), number) in frames.iter().zip(1..) {
+                    assert_eq!((*index, *sequence), (number, number));
+                    assert_eq!(*found, body(number, (number * 97 % 9000) as usize));
+                }
+                cases += 1;
+                if before == u64::MAX {
+                    break;
+                }
+            }
+        });
+    }
+    println!("{cases} cases");
 }
 
 #[test]

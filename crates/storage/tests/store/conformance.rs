@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastrand::Rng;
-use storage::store::{Change, Engine, KEY_SIZE_BYTES_MAX, Run, StateStore, StoreError};
+use storage::store::{Change, Engine, KEY_SIZE_BYTES_MAX, Run, StateStore, StoreError, open_read_only};
 
 use crate::harness::{
-    Content, END, FIRST_KEY, LAST_KEY, apply, content_after, ingest_up_to, open, random_key, read_all, run,
-    runs_in, seed,
+    Content, END, FIRST_KEY, LAST_KEY, apply, content_after, ingest_up_to, open, options, random_key,
+    read_all, run, runs_in, seed,
 };
 
 for_every_engine!("conformance":
@@ -17,6 +17,7 @@ for_every_engine!("conformance":
     a_run_that_cannot_follow_is_refused_and_changes_nothing,
     keys_and_values_of_every_size,
     what_was_deleted_stays_away,
+    a_store_is_read_as_it_stands_beside_its_writer,
 );
 
 fn assert_holds(store: &dyn StateStore, expected: &Content, random: &mut Rng) {
@@ -206,4 +207,37 @@ fn what_was_deleted_stays_away(engine: Engine, _test: &str) {
     let again = vec![(keys[3].clone(), Change::Put(b"again".to_vec()))];
     store.ingest(Run { position: position + 1, changes: again }).unwrap();
     assert_eq!(read_all(store.as_ref()).unwrap(), Content::from([(keys[3].clone(), b"again".to_vec())]));
+}
+
+fn a_store_is_read_as_it_stands_beside_its_writer(engine: Engine, _: &str) {
+    const RUNS: u64 = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let look = || open_read_only(directory.path(), &options(engine)).unwrap();
+    assert!(look().is_none(), "nothing was made");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nor by looking");
+    let store = open(engine, directory.path());
+    ingest_up_to(store.as_ref(), 1);
+    let kept = look().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            ingest_up_to(store.as_ref(), RUNS);
+            done.store(true, Ordering::Release);
+        });
+        loop {
+            let finished = done.load(Ordering::Acquire);
+            let view = look().unwrap();
+            let runs = runs_in(view.as_ref()).unwrap();
+            assert!(read_all(view.as_ref()).unwrap() == content_after(runs), "as of run {runs}");
+            assert!(matches!(view.ingest(run(runs + 1)), Err(StoreError::InvalidRun(_))));
+            if finished {
+                assert_eq!(runs, RUNS);
+                break;
+            }
+        }
+    });
+    // By now the writer has merged and removed every file that it was opened with.
+    assert!(read_all(kept.as_ref()).unwrap() == content_after(1));
+    drop(store);
+    assert!(read_all(open(engine, directory.path()).as_ref()).unwrap() == content_after(RUNS));
 }
