@@ -13,7 +13,7 @@
 mod read;
 mod write;
 
-pub use read::{Body, Entries, Entry, Located, Outcome, Outcomes};
+pub use read::{Body, Entries, Entry, Located, Outcome, Outcomes, PlainTransfer, Step, Steps};
 pub use write::BodyWriter;
 
 /// The version of this codec, the first byte of every body.

@@ -302,6 +302,22 @@ impl State {
         Ok(())
     }
 
+    /// As [`State::try_apply`], for an event that is nothing but a movement.
+    #[inline]
+    pub fn try_apply_movement(
+        &mut self,
+        timestamp: Timestamp,
+        movement: &Movement,
+    ) -> Result<(), &'static str> {
+        if timestamp < self.timestamp {
+            return Err("time goes backwards");
+        }
+        self.move_money(movement)?;
+        self.timestamp = timestamp;
+        self.sequence = self.sequence.next();
+        Ok(())
+    }
+
     /// The hot path of [`State::apply`]: a transfer that was just decided on this state; `None` for a refused one.
     pub fn apply_transfer(&mut self, timestamp: Timestamp, movement: Option<&Movement>) {
         assert!(timestamp >= self.timestamp, "time goes backwards");

@@ -92,6 +92,12 @@ impl<'bytes> Body<'bytes> {
         Outcomes { entries: self.entries(), rest: Vec::new().into_iter(), next_sequence: self.first_sequence }
     }
 
+    /// All commands with their events, in order, as [`Body::entries`]; plain transfers in a form that is quick to decode. Ends after
+    /// the first error.
+    pub fn steps(&self) -> Steps<'bytes> {
+        Steps { entries: self.entries() }
+    }
+
     /// The command whose events include this sequence, with them.
     pub fn entry_of(&self, sequence: Sequence) -> Result<Entry, CodecError> {
         Ok(self.locate(sequence)?.entry)
@@ -272,8 +278,8 @@ impl Outcomes<'_> {
         if let Some(event) = self.rest.next() {
             return Some(Ok(Outcome::Event(event)));
         }
-        if let Some(movement) = self.entries.plain_movement() {
-            return Some(Ok(Outcome::Moved(movement)));
+        if let Some(transfer) = self.entries.plain_transfer() {
+            return Some(Ok(Outcome::Moved(transfer.movement)));
         }
         Some(self.entries.next()?.map(|entry| match entry.events {
             Events::One(event) => Outcome::Event(event),
@@ -297,19 +303,22 @@ impl Iterator for Outcomes<'_> {
 }
 
 impl Entries<'_> {
-    /// The next command's movement, when it is a transfer by numbers without metadata that was made; `None` leaves everything
-    /// as it is, for [`Entries::next_entry`] to decode or to refuse.
-    fn plain_movement(&mut self) -> Option<Movement> {
+    /// The next command, when it is a transfer by numbers without metadata that was made; `None` leaves everything as it is, for
+    /// [`Entries::next_entry`] to decode or to refuse.
+    #[inline]
+    fn plain_transfer(&mut self) -> Option<PlainTransfer> {
         let mut command = self.commands;
         let mut event = self.events;
-        let tags = (command.u8().ok()?, event.u8().ok()?);
-        let (command_tag::TRANSFER..=command_tag::WITHDRAWAL, event_tag::TRANSFERRED) = tags else {
-            return None;
+        let kind = match (command.u8().ok()?, event.u8().ok()?) {
+            (command_tag::TRANSFER, event_tag::TRANSFERRED) => TransferKind::Transfer,
+            (command_tag::DEPOSIT, event_tag::TRANSFERRED) => TransferKind::Deposit,
+            (command_tag::WITHDRAWAL, event_tag::TRANSFERRED) => TransferKind::Withdrawal,
+            _ => return None,
         };
         if self.next_sequence == self.end_sequence {
             return None;
         }
-        command.slice(size_of::<TransactionId>()).ok()?;
+        let transaction_id = command.transaction_id().ok()?;
         let movement = Movement {
             from: command.number().ok()?,
             to: command.number().ok()?,
@@ -320,8 +329,79 @@ impl Entries<'_> {
         };
         self.commands = command;
         self.events = event;
-        self.next_sequence = self.next_sequence.next();
-        Some(movement)
+        let sequence = self.next_sequence;
+        self.next_sequence = sequence.next();
+        Some(PlainTransfer { transaction_id, sequence, kind, movement })
+    }
+}
+
+/// A transfer, deposit or withdrawal by account numbers and without metadata, which was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainTransfer {
+    /// The caller's id.
+    pub transaction_id: TransactionId,
+    /// The sequence of its one event.
+    pub sequence: Sequence,
+    /// Which way.
+    pub kind: TransferKind,
+    /// What happened.
+    pub movement: Movement,
+}
+
+impl PlainTransfer {
+    /// What was asked for.
+    pub fn command(&self) -> Transfer {
+        Transfer {
+            transaction_id: self.transaction_id,
+            kind: self.kind,
+            from: AccountRef::Number(self.movement.from),
+            to: AccountRef::Number(self.movement.to),
+            amount: self.movement.amount,
+            currency: self.movement.currency,
+            metadata: Metadata::default(),
+        }
+    }
+
+    /// As any other command with its events.
+    pub fn into_entry(self) -> Entry {
+        let event = Event::Transferred {
+            transaction_id: self.transaction_id,
+            kind: self.kind,
+            movement: self.movement,
+            metadata: Metadata::default(),
+        };
+        Entry {
+            command: Command::Transfer(self.command()),
+            first_sequence: self.sequence,
+            events: Events::One(event),
+        }
+    }
+}
+
+/// A command with its events, as [`Body::steps`] tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nearly every command.
+    Plain(PlainTransfer),
+    /// Any command.
+    Entry(Entry),
+}
+
+/// Iterates over the commands of a body with their events.
+#[derive(Debug, Clone)]
+pub struct Steps<'bytes> {
+    entries: Entries<'bytes>,
+}
+
+impl Iterator for Steps<'_> {
+    type Item = Result<Step, CodecError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(transfer) = self.entries.plain_transfer() {
+            return Some(Ok(Step::Plain(transfer)));
+        }
+        Some(self.entries.next()?.map(Step::Entry))
     }
 }
 

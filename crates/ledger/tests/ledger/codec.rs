@@ -1,6 +1,6 @@
 //! Frame bodies: every event is found alone as it is found in order, and damaged bytes are an error, never a panic.
 
-use ledger::codec::{BODY_VERSION, Body, BodyWriter, CodecError, Entry};
+use ledger::codec::{BODY_VERSION, Body, BodyWriter, CodecError, Entry, Step};
 use ledger::{Command, Decision, Event, Sequence, State, Timestamp};
 
 use crate::generator::history;
@@ -53,6 +53,11 @@ fn each_event_is_found_alone() {
         }
         assert_eq!(next.0 - FIRST.0, u64::from(body.event_count()));
         assert_eq!(commands, body.command_count());
+        let steps = body.steps().map(|step| match step.unwrap() {
+            Step::Plain(transfer) => transfer.into_entry(),
+            Step::Entry(entry) => entry,
+        });
+        assert_eq!(steps.collect::<Vec<_>>(), body.entries().map(Result::unwrap).collect::<Vec<_>>());
         for outside in [Sequence(0), Sequence(FIRST.0 - 1), next, Sequence(u64::MAX)] {
             assert_eq!(body.entry_of(outside), Err(CodecError::Invalid("sequence")));
         }
