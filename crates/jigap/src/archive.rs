@@ -1,6 +1,6 @@
-//! `jigap snapshot` and `jigap restore`: what is in the archive, and a data directory made from it.
+//! `jigap snapshot`, `jigap restore` and `jigap fork`: what is in the archive, and data directories made of recorded history.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
@@ -8,16 +8,19 @@ use api::{format_timestamp, parse_timestamp};
 use ledger::{Sequence, Timestamp};
 use serde_json::{Value, json};
 use shards::partition::{
-    self, RestoreError, RestoreOptions, RestorePoint, Restored, SnapshotError, verify_snapshot,
+    self, Extent, Moment, RestoreError, RestoreOptions, Restored, SnapshotError, Source, verify_snapshot,
 };
 use storage::archive::ArchiveError;
 use storage::objects::{ObjectError, Objects, Purpose};
 use storage::snapshot::{self, Snapshot};
 
-use crate::cli::{ArchiveArguments, Output, RestoreArguments, SnapshotSubject};
+use crate::cli::{
+    ArchiveArguments, ForkArguments, MomentArguments, Output, RestoreArguments, SnapshotSubject,
+};
 use crate::client::{self, Ask};
 use crate::data_directory::DataDirectory;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::journal::{self, source_exit};
 use crate::output::{print_json, print_line, print_table, table};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -47,7 +50,7 @@ pub(crate) fn open(
     Objects::open(&url, purpose).map(Some).map_err(|error| Failure::new(object_exit(&error), error))
 }
 
-fn object_exit(error: &ObjectError) -> Exit {
+pub(crate) fn object_exit(error: &ObjectError) -> Exit {
     match error {
         ObjectError::Address { .. } | ObjectError::Denied { .. } => Exit::Usage,
         ObjectError::Unavailable { .. } => Exit::Unavailable,
@@ -65,12 +68,10 @@ fn snapshot_exit(error: &SnapshotError) -> Exit {
 
 fn restore_exit(error: &RestoreError) -> Exit {
     match error {
-        RestoreError::Archive(ArchiveError::Object(error)) => object_exit(error),
-        RestoreError::Archive(_) | RestoreError::NoStart { .. } | RestoreError::Body { .. } => Exit::Damaged,
+        RestoreError::Source(error) => source_exit(error),
+        RestoreError::NoStart { .. } | RestoreError::Body { .. } => Exit::Damaged,
         RestoreError::Snapshot(error) => snapshot_exit(error),
-        RestoreError::Empty { .. } | RestoreError::OutOfRange { .. } | RestoreError::MidCommand { .. } => {
-            Exit::Usage
-        }
+        RestoreError::OutOfRange { .. } | RestoreError::MidCommand { .. } => Exit::Usage,
         _ => Exit::Directory,
     }
 }
@@ -189,37 +190,102 @@ fn verify(sequence: Option<u64>, arguments: &ArchiveArguments) -> Result<(), Fai
     worst.map_or(Ok(()), |(exit, why)| Err(Failure::new(exit, anyhow!("not verified: {why}"))))
 }
 
+impl MomentArguments {
+    fn choose(&self) -> Result<Moment, Failure> {
+        match (&self.at_sequence, &self.at) {
+            (Some(sequence), _) => Ok(Moment::Sequence(Sequence(*sequence))),
+            (None, None) => Ok(Moment::Latest),
+            (None, Some(text)) => {
+                let time = parse_timestamp(text);
+                let wrong =
+                    || Failure::usage(format!("--at: {text:?} is no time such as 2026-01-02T03:04:05Z"));
+                Ok(Moment::Time(time.ok_or_else(wrong)?))
+            }
+        }
+    }
+}
+
 /// `jigap restore`
 pub(crate) fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
-    let point = match (&arguments.at_sequence, &arguments.at) {
-        (Some(sequence), _) => RestorePoint::Sequence(Sequence(*sequence)),
-        (None, Some(text)) => {
-            let time = parse_timestamp(text);
-            let wrong = || Failure::usage(format!("--at: {text:?} is no time such as 2026-01-02T03:04:05Z"));
-            RestorePoint::Time(time.ok_or_else(wrong)?)
-        }
-        (None, None) => RestorePoint::Latest,
-    };
+    let moment = arguments.moment.choose()?;
     let objects = Objects::open(&arguments.from, Purpose::Read);
     let objects = objects.map_err(|error| Failure::new(object_exit(&error), error))?;
+    let source = Source::Archive { objects, partition: PARTITION };
     let started = Instant::now();
-    let directory = DataDirectory::begin(&arguments.to)?;
-    let mut partition = partition::Options::new(directory.partition(PARTITION));
-    partition.partition = PARTITION;
-    let options = RestoreOptions { objects, point, partition };
-    let mut progress = Progress::new("restoring");
+    let template = partition::Options::new(PathBuf::new());
+    let restored = build("restoring", source, moment, Extent::AfterSnapshot, &arguments.to, template)?;
+    report(&restored, started.elapsed(), arguments).or_exit(Exit::Failed)
+}
+
+/// `jigap fork`
+pub(crate) fn fork(arguments: &ForkArguments) -> Result<(), Failure> {
+    let moment = arguments.moment.choose()?;
+    let settings = Settings::load(&arguments.directory.0)?;
+    let source = journal::source(&settings, arguments.from.as_deref())?;
+    let started = Instant::now();
+    let mut template = partition::Options::new(PathBuf::new());
+    template.store_engine = settings.store_engine();
+    template.store_cache_size_bytes = settings.number("store-cache-size");
+    let forked = build("forking", source, moment, Extent::Whole, &arguments.to, template)?;
+    report_fork(&forked, started.elapsed(), arguments).or_exit(Exit::Failed)
+}
+
+/// Builds the data directory, and says that it is whole only when it is.
+fn build(
+    what: &'static str,
+    source: Source,
+    moment: Moment,
+    extent: Extent,
+    to: &Path,
+    template: partition::Options,
+) -> Result<Restored, Failure> {
+    let directory = DataDirectory::begin(to)?;
+    let partition =
+        partition::Options { directory: directory.partition(PARTITION), partition: PARTITION, ..template };
+    let options = RestoreOptions { source, moment, extent, partition };
+    let mut progress = Progress::new(what);
     let restored = partition::restore(&options, &mut |done, last| progress.report(done.0, last.0));
     progress.finish();
     let restored = restored.map_err(|error| Failure::new(restore_exit(&error), error))?;
     directory.complete()?;
-    report(&restored, started.elapsed(), arguments).or_exit(Exit::Failed)
+    for skipped in &restored.skipped {
+        eprintln!("jigap: passed over: {skipped}");
+    }
+    Ok(restored)
+}
+
+fn report_fork(forked: &Restored, elapsed: Duration, arguments: &ForkArguments) -> std::io::Result<()> {
+    let (as_of, to) = (format_timestamp(forked.timestamp), arguments.to.display().to_string());
+    if arguments.output.choose() == Output::Programs {
+        return print_json(&json!({
+            "forked": true,
+            "data_dir": to,
+            "partition": PARTITION,
+            "sequence": forked.sequence.0,
+            "as_of": as_of,
+            "digest": forked.digest.to_string(),
+            "start_sequence": forked.snapshot.0,
+            "events_replayed": forked.replayed,
+            "recorded_sequence": forked.recorded.0,
+            "seconds": elapsed.as_secs_f64(),
+            "passed_over": forked.skipped,
+        }));
+    }
+    let left_out = forked.recorded.0 - forked.sequence.0;
+    print_line(&format!("forked         {to}"))?;
+    print_line(&format!(
+        "as of          event {}, {as_of}; {left_out} later ones are left out",
+        forked.sequence.0
+    ))?;
+    print_line(&format!("digest         {}", forked.digest))?;
+    print_line(&format!("time           {:.2} s", elapsed.as_secs_f64()))?;
+    print_line(&format!(
+        "try it with    jigap serve --data-dir {to} --listen 127.0.0.1:9080 --grpc-listen 127.0.0.1:9081"
+    ))
 }
 
 /// RPO: how old the last restored event is; whatever came after it is not in the restored directory. RTO: how long it took.
 fn report(restored: &Restored, elapsed: Duration, arguments: &RestoreArguments) -> std::io::Result<()> {
-    for skipped in &restored.skipped {
-        eprintln!("jigap: passed over: {skipped}");
-    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     let age_seconds =
         now.saturating_sub(u128::try_from(restored.timestamp.as_micros()).unwrap_or(0)) as f64 / 1e6;
@@ -234,13 +300,13 @@ fn report(restored: &Restored, elapsed: Duration, arguments: &RestoreArguments) 
             "digest": restored.digest.to_string(),
             "snapshot_sequence": restored.snapshot.0,
             "events_replayed": restored.replayed,
-            "archived_sequence": restored.archived.0,
+            "archived_sequence": restored.recorded.0,
             "recovery_point_age_seconds": age_seconds,
             "recovery_time_seconds": elapsed.as_secs_f64(),
             "passed_over": restored.skipped,
         }));
     }
-    let left_out = restored.archived.0 - restored.sequence.0;
+    let left_out = restored.recorded.0 - restored.sequence.0;
     print_line(&format!("restored       {to}"))?;
     print_line(&format!("as of          event {}, {as_of}", restored.sequence.0))?;
     print_line(&format!("digest         {}", restored.digest))?;

@@ -19,7 +19,7 @@ Examples:
   jigap deposit alice 100.00 USD               bring money in
   jigap transfer alice bob 12.50 USD           move it; prints the transaction's id
   jigap history alice                          every posting, newest first
-  jigap journal verify                         prove the whole history (server stopped)
+  jigap verify                                 prove the whole history, beside a running server too
   jigap bench --duration 10s                   measure this machine
   source <(jigap completions bash)             completions for this shell";
 
@@ -111,9 +111,18 @@ pub(crate) enum Subject {
     /// Print events, past ones and then live ones as they become durable
     #[command(after_help = crate::events_command::HELP)]
     Events(EventsArguments),
-    /// Read a data directory that no server has open
+    /// Print what the journal of a data directory holds (server stopped)
     #[command(subcommand)]
     Journal(JournalSubject),
+    /// Prove it: checksums, hash chain, every event applied and every command decided anew, the store compared
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArguments),
+    /// Apply every event from the first one on, and print position, totals and digest
+    #[command(after_help = REPLAY_HELP)]
+    Replay(ReplayArguments),
+    /// Check that this program decides every recorded command as it was decided
+    #[command(after_help = UPGRADE_CHECK_HELP)]
+    UpgradeCheck(UpgradeCheckArguments),
     /// Get a transaction's receipt, or check one without any server
     #[command(subcommand)]
     Receipt(ReceiptSubject),
@@ -126,6 +135,9 @@ pub(crate) enum Subject {
     /// Build a data directory as of any past event, from the archive alone
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArguments),
+    /// Make a working copy of the ledger as of any past event, to try things out
+    #[command(after_help = FORK_HELP)]
+    Fork(ForkArguments),
     /// Generate load against a running wallet, measure it, and prove that nothing was lost
     Bench(Box<BenchArguments>),
     /// Print completions for a shell
@@ -254,6 +266,43 @@ pub(crate) struct ArchiveArguments {
     pub(crate) output: OutputArguments,
 }
 
+/// Which moment of a history; the latest without any.
+#[derive(Debug, Args)]
+pub(crate) struct MomentArguments {
+    /// As it was just after this event
+    #[arg(long, value_name = "SEQUENCE", conflicts_with = "at")]
+    pub(crate) at_sequence: Option<u64>,
+    /// As it was just after the last event at or before this time: 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+}
+
+const FORK_HELP: &str = "\
+The copy has the whole history up to the moment and an archive of its own: whatever happens in it leaves no trace in the original,
+which may go on serving meanwhile.
+
+Examples:
+  jigap fork --at-sequence 1000000 --to what-if
+  jigap fork --at 2026-01-02T03:04:05Z --to before-the-mistake --from s3://bucket/wallet
+  jigap serve --data-dir what-if --listen 127.0.0.1:9080 --grpc-listen 127.0.0.1:9081";
+
+/// `jigap fork`
+#[derive(Debug, Args)]
+pub(crate) struct ForkArguments {
+    /// The new data directory; must be empty or missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// A data directory, or an archive (file:///DIR, s3://BUCKET/PREFIX) [default: the data directory]
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) from: Option<String>,
+    #[command(flatten)]
+    pub(crate) moment: MomentArguments,
+    #[command(flatten)]
+    pub(crate) directory: DirectorySettings,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
 /// `jigap restore`
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArguments {
@@ -263,12 +312,67 @@ pub(crate) struct RestoreArguments {
     /// The new data directory; must be empty or missing
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
-    /// Restore to just after this event
-    #[arg(long, value_name = "SEQUENCE", conflicts_with = "at")]
-    pub(crate) at_sequence: Option<u64>,
-    /// Restore to just after the last event at or before this time: 2026-01-02T03:04:05Z
-    #[arg(long, value_name = "TIME")]
-    pub(crate) at: Option<String>,
+    #[command(flatten)]
+    pub(crate) moment: MomentArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+const VERIFY_HELP: &str = "\
+A server may be working in the directory: nothing is locked, nothing is written there, and what was durable at the beginning is
+proven. Exits 0 when all of it is as it must be, 4 when not, and names the first difference.";
+
+/// `jigap verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    pub(crate) directory: DirectorySettings,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+const REPLAY_HELP: &str = "\
+Rules are not asked: events alone rebuild the state. A server may be working in the directory; nothing is written.
+
+Examples:
+  jigap replay                                       everything in ./jigap-data
+  jigap replay --until 1000000 --digest-every 100000
+  jigap replay --until 2026-01-02T03:04:05Z --from s3://bucket/wallet";
+
+/// `jigap replay`
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// Stop after this event, or after the last one at or before this time: 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "SEQUENCE|TIME")]
+    pub(crate) until: Option<String>,
+    /// Print a digest of the state whenever so many more events are applied
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) digest_every: Option<u64>,
+    /// A data directory, or an archive (file:///DIR, s3://BUCKET/PREFIX) [default: the data directory]
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) from: Option<String>,
+    #[command(flatten)]
+    pub(crate) directory: DirectorySettings,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+const UPGRADE_CHECK_HELP: &str = "\
+Run it with the new program before that serves: exits 0 when every event comes out as it was recorded, and 1 when not; then the
+first difference is named with its command, the recorded event (expected) and the one decided now (actual). Nothing is written.
+
+Examples:
+  ./jigap-next upgrade-check --against jigap-data           beside the server that runs on it
+  ./jigap-next upgrade-check --against s3://bucket/wallet";
+
+/// `jigap upgrade-check`
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeCheckArguments {
+    /// A data directory, or an archive (file:///DIR, s3://BUCKET/PREFIX) [default: the data directory]
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) against: Option<String>,
+    #[command(flatten)]
+    pub(crate) directory: DirectorySettings,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }
@@ -278,13 +382,9 @@ pub(crate) struct RestoreArguments {
 pub(crate) enum JournalSubject {
     /// Print frames, commands and events
     Dump(DumpArguments),
-    /// Prove it: checksums, hash chain, every event applied and every command decided anew, the store compared
-    Verify {
-        #[command(flatten)]
-        directory: DirectorySettings,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    /// The same as `jigap verify`
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArguments),
 }
 
 /// `jigap journal dump`

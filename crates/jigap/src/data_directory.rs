@@ -22,11 +22,11 @@ const META_HEADING: &str = "jigap data directory";
 /// Stands in a directory that is being filled from elsewhere.
 const INCOMPLETE: &str = "restore.incomplete";
 
-/// A locked data directory. The lock ends with the process, however it ends.
+/// A data directory, locked unless it is only looked at. The lock ends with the process, however it ends.
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// Whether others may read meanwhile.
@@ -47,7 +47,7 @@ impl DataDirectory {
             .with_context(|| format!("cannot write {}", lock_path(path).display()))
             .or_exit(Exit::Directory)?;
         check_or_write_meta(path).or_exit(Exit::Directory)?;
-        Ok(DataDirectory { path: path.to_owned(), _lock: lock })
+        Ok(DataDirectory { path: path.to_owned(), _lock: Some(lock) })
     }
 
     /// Begins a directory that is filled from elsewhere. Until [`DataDirectory::complete`] nobody serves from it, and another
@@ -75,7 +75,7 @@ impl DataDirectory {
         };
         write().with_context(unusable).or_exit(Exit::Directory)?;
         let lock = lock(path, Lock::Exclusive)?;
-        Ok(DataDirectory { path: path.to_owned(), _lock: lock })
+        Ok(DataDirectory { path: path.to_owned(), _lock: Some(lock) })
     }
 
     /// The directory that was begun is whole and durable: from now on it can be served.
@@ -86,8 +86,8 @@ impl DataDirectory {
         removed.with_context(|| format!("cannot remove {}", marker.display())).or_exit(Exit::Directory)
     }
 
-    /// Opens an existing directory to work on it while no server does.
-    pub(crate) fn open_for_verifying(path: &Path) -> Result<DataDirectory, Failure> {
+    /// Opens an existing directory to change it while no server works on it.
+    pub(crate) fn open_for_changing(path: &Path) -> Result<DataDirectory, Failure> {
         Self::open_existing(path, Lock::Exclusive)
     }
 
@@ -96,14 +96,18 @@ impl DataDirectory {
         Self::open_existing(path, Lock::Shared)
     }
 
+    /// Looks at an existing directory beside whoever works on it: takes no lock, and writes nothing.
+    pub(crate) fn look_at(path: &Path) -> Result<DataDirectory, Failure> {
+        check_is_one(path)?;
+        check_or_write_meta(path).or_exit(Exit::Directory)?;
+        Ok(DataDirectory { path: path.to_owned(), _lock: None })
+    }
+
     fn open_existing(path: &Path, kind: Lock) -> Result<DataDirectory, Failure> {
-        if !meta_path(path).exists() {
-            let why = anyhow!("{} is no data directory of jigap; name one with --data-dir", path.display());
-            return Err(Failure::new(Exit::Directory, why));
-        }
+        check_is_one(path)?;
         let lock = lock(path, kind)?;
         check_or_write_meta(path).or_exit(Exit::Directory)?;
-        Ok(DataDirectory { path: path.to_owned(), _lock: lock })
+        Ok(DataDirectory { path: path.to_owned(), _lock: Some(lock) })
     }
 
     /// The directory itself.
@@ -115,6 +119,14 @@ impl DataDirectory {
     pub(crate) fn partition(&self, number: u32) -> PathBuf {
         self.path.join(format!("partition-{number}"))
     }
+}
+
+fn check_is_one(path: &Path) -> Result<(), Failure> {
+    if meta_path(path).exists() {
+        return Ok(());
+    }
+    let why = anyhow!("{} is no data directory of jigap; name one with --data-dir", path.display());
+    Err(Failure::new(Exit::Directory, why))
 }
 
 fn lock_path(directory: &Path) -> PathBuf {
@@ -235,7 +247,7 @@ mod tests {
         let first = DataDirectory::open_for_serving(directory.path()).expect("it is new");
         for second in [
             DataDirectory::open_for_serving(directory.path()),
-            DataDirectory::open_for_verifying(directory.path()),
+            DataDirectory::open_for_changing(directory.path()),
             DataDirectory::open_for_reading(directory.path()),
         ] {
             let failure = second.expect_err("it is locked");

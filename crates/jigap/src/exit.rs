@@ -8,7 +8,8 @@ use std::fmt;
 pub(crate) enum Exit {
     /// It was done.
     Done = 0,
-    /// The wallet refused: a business refusal, or a request that it finds malformed.
+    /// The wallet refused: a business refusal, or a request that it finds malformed. Or what was asked is not so: a receipt that proves
+    /// nothing, history that this program decides otherwise.
     Refused = 1,
     /// The command line, the environment or the configuration file is wrong.
     Usage = 2,
@@ -30,7 +31,7 @@ pub(crate) enum Exit {
 pub(crate) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done
-  1  refused by the wallet (insufficient funds, no such account, ...)
+  1  refused by the wallet (insufficient funds, no such account, ...), or not as it should be (receipt verify, upgrade-check)
   2  wrong command line, environment or configuration file
   3  unavailable: no answer in time; repeat with the same --id
   4  damaged data: the journal or the store is not what it must be

@@ -73,7 +73,11 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::State { client } => client::run(&Ask::state(), &client),
         Subject::Events(arguments) => events_command::run(&arguments),
         Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
-        Subject::Journal(JournalSubject::Verify { directory, output }) => journal::verify(&directory, output),
+        Subject::Journal(JournalSubject::Verify(arguments)) | Subject::Verify(arguments) => {
+            journal::verify(&arguments.directory, arguments.output)
+        }
+        Subject::Replay(arguments) => journal::replay(&arguments),
+        Subject::UpgradeCheck(arguments) => journal::check_upgrade(&arguments),
         Subject::Snapshot(subject) => archive::snapshot(&subject),
         Subject::Receipt(ReceiptSubject::Get { transaction_id, client }) => {
             client::run(&Ask::receipt(&transaction_id), &client)
@@ -81,6 +85,7 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::Receipt(ReceiptSubject::Verify(arguments)) => receipt::verify(&arguments),
         Subject::Keys(subject) => receipt::keys(&subject),
         Subject::Restore(arguments) => archive::restore(&arguments),
+        Subject::Fork(arguments) => archive::fork(&arguments),
         Subject::Bench(arguments) => bench::run(&arguments),
         Subject::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "jigap", &mut std::io::stdout());

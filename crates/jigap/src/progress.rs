@@ -48,6 +48,14 @@ impl Progress {
         }
     }
 
+    /// Prints something else, the bar out of its way meanwhile.
+    pub(crate) fn beside<Answer>(&self, print: impl FnOnce() -> Answer) -> Answer {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     /// Ends, and clears the line.
     pub(crate) fn finish(self) {
         if let Some(bar) = self.bar {

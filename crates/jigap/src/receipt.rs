@@ -97,7 +97,7 @@ pub(crate) fn keys(subject: &KeysSubject) -> Result<(), Failure> {
         }
         KeysSubject::Rotate(arguments) => {
             let settings = Settings::load(&arguments.directory.0)?;
-            let directory = DataDirectory::open_for_verifying(&settings.path("data-dir"))?;
+            let directory = DataDirectory::open_for_changing(&settings.path("data-dir"))?;
             let keys = Keys::open(directory.path()).and_then(Keys::rotate).or_exit(Exit::Directory)?;
             list(&keys, arguments)
         }

@@ -19,9 +19,12 @@ mod metrics;
 mod past;
 mod receipt;
 mod recovery;
+mod redecide;
 mod replay;
 mod restore;
 mod snapshot;
+mod source;
+mod upgrade;
 mod verify;
 mod window;
 
@@ -30,9 +33,13 @@ pub use metrics::{Histogram, Metrics};
 pub use past::PastError;
 pub use receipt::{NotProven, Proven, ReceiptError, verify_receipt};
 pub use recovery::OpenError;
-pub use restore::{RestoreError, RestoreOptions, RestorePoint, Restored, restore};
+pub use redecide::{Difference, Redecision, VerifyError};
+pub use replay::{DigestAt, Moment, ReplayError, ReplayOptions, ReplayReport, replay};
+pub use restore::{Extent, RestoreError, RestoreOptions, Restored, restore};
 pub use snapshot::{SnapshotError, SnapshotReport, verify_snapshot};
-pub use verify::{Difference, VerifyError, VerifyReport, verify};
+pub use source::{Source, SourceError};
+pub use upgrade::{UpgradeReport, check_upgrade};
+pub use verify::{VerifyReport, verify};
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -48,6 +48,7 @@ impl From<ArchiveError> for ReadError {
     fn from(error: ArchiveError) -> ReadError {
         match error {
             ArchiveError::Journal(error) => *error,
+            ArchiveError::Damaged { .. } => ReadError::ArchiveDamaged { why: error.to_string() },
             other => ReadError::Archive { why: other.to_string() },
         }
     }

@@ -129,7 +129,7 @@ pub(crate) fn event(record: &Record) -> Value {
 }
 
 /// The type first, then `key=value`.
-fn flat(value: &Value) -> String {
+pub(super) fn flat(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
             let kind = fields.get("type").and_then(Value::as_str).map(ToOwned::to_owned);

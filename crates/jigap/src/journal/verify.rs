@@ -1,4 +1,4 @@
-//! `jigap journal verify`: proves a data directory, or names the first difference.
+//! `jigap verify`: proves a data directory, a server on it or not, or names the first difference.
 
 use std::time::{Duration, Instant};
 
@@ -6,15 +6,16 @@ use anyhow::anyhow;
 use api::format_timestamp;
 use ledger::{Totals, format_minor_units};
 use serde_json::{Value, json};
-use shards::partition::{self, Difference, OpenError, VerifyError, VerifyReport};
+use shards::partition::{self, Difference, VerifyError, VerifyReport};
 use storage::objects::Purpose;
-use storage::store::StoreError;
 
 use super::PARTITION;
+use super::source::verify_exit;
+use super::upgrade::first_difference;
 use crate::archive;
 use crate::cli::{DirectorySettings, Output, OutputArguments};
 use crate::data_directory::DataDirectory;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::output::{print_json, print_table, table};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -22,7 +23,7 @@ use crate::settings::Settings;
 /// Verifies and reports.
 pub(crate) fn verify(arguments: &DirectorySettings, output: OutputArguments) -> Result<(), Failure> {
     let settings = Settings::load(&arguments.0)?;
-    let directory = DataDirectory::open_for_verifying(&settings.path("data-dir"))?;
+    let directory = DataDirectory::look_at(&settings.path("data-dir"))?;
     let mut options = partition::Options::new(directory.partition(PARTITION));
     options.partition = PARTITION;
     options.store_engine = settings.store_engine();
@@ -47,44 +48,20 @@ pub(crate) fn verify(arguments: &DirectorySettings, output: OutputArguments) -> 
 }
 
 fn failure(error: VerifyError) -> Failure {
-    let exit = match &error {
-        VerifyError::Open(error) if !is_damage(error) => Exit::Directory,
-        _ => Exit::Damaged,
-    };
-    Failure::new(exit, anyhow!("not verified: {error}"))
-}
-
-/// Whether a store cannot be opened because of what is in it.
-pub(crate) fn is_store_damage(error: &StoreError) -> bool {
-    !matches!(error, StoreError::Io { .. } | StoreError::OtherEngine { .. } | StoreError::NotBuiltIn(_))
-}
-
-/// Whether a directory cannot be opened because of what is in it.
-pub(crate) fn is_damage(error: &OpenError) -> bool {
-    if let OpenError::Store(error) = error {
-        return is_store_damage(error);
-    }
-    !matches!(
-        error,
-        OpenError::Journal(
-            storage::journal::OpenError::Directory { .. }
-                | storage::journal::OpenError::Io(_)
-                | storage::journal::OpenError::UnsupportedVersion { .. }
-                | storage::journal::OpenError::Options(_)
-        )
-    )
+    Failure::new(verify_exit(&error), anyhow!("not verified: {error}"))
 }
 
 fn failure_document(error: &VerifyError) -> Value {
     let mut document = json!({ "verified": false, "error": error.to_string() });
     if let VerifyError::Difference(difference) = error {
-        let Difference { partition, sequence, what, expected, found } = difference.as_ref();
+        let Difference { partition, sequence, what, expected, found, redecision } = difference.as_ref();
         document["first_difference"] = json!({
             "partition": partition,
             "sequence": sequence.0,
             "what": what,
             "expected": expected,
             "found": found,
+            "redecision": redecision.as_ref().map(|told| first_difference(difference, told)),
         });
     }
     document
@@ -101,8 +78,7 @@ fn print_report(report: &VerifyReport, elapsed: Duration, output: Output) -> std
         Some(sequence) => format!("compared at sequence {}", sequence.0),
         None => "the store is empty".to_owned(),
     };
-    let sums: Vec<String> =
-        report.totals.iter().map(|totals| format!("{} {}", sum(totals), totals.currency.code())).collect();
+    let sums: Vec<String> = report.totals.iter().map(sum).collect();
     rows.add_row(["frames, each with its checksum and its place in the chain", &report.frames.to_string()]);
     rows.add_row(["events applied", &report.events.to_string()]);
     rows.add_row(["commands decided again, with the same events", &report.commands.to_string()]);
@@ -116,8 +92,15 @@ fn print_report(report: &VerifyReport, elapsed: Duration, output: Output) -> std
     print_table(&rows)
 }
 
-fn sum(totals: &Totals) -> String {
-    format_minor_units(totals.sum, totals.currency)
+/// With the currency, for people.
+pub(super) fn sum(totals: &Totals) -> String {
+    format!("{} {}", format_minor_units(totals.sum, totals.currency), totals.currency.code())
+}
+
+/// For programs.
+pub(super) fn totals(totals: &[Totals]) -> Value {
+    let total = |total: &Totals| json!({ "currency": total.currency.code(), "sum": format_minor_units(total.sum, total.currency) });
+    totals.iter().map(total).collect()
 }
 
 fn document(report: &VerifyReport, seconds: f64, per_second: f64) -> Value {
@@ -129,10 +112,7 @@ fn document(report: &VerifyReport, seconds: f64, per_second: f64) -> Value {
         "events": report.events,
         "sequence": report.sequence.0,
         "timestamp": format_timestamp(report.timestamp),
-        "totals": report.totals.iter().map(|totals| json!({
-            "currency": totals.currency.code(),
-            "sum": sum(totals),
-        })).collect::<Vec<_>>(),
+        "totals": totals(&report.totals),
         "digest": report.digest.to_string(),
         "checkpoint": report.checkpoint.map(|sequence| sequence.0),
         "torn_bytes": report.torn_bytes,

@@ -11,3 +11,4 @@ mod receipt;
 mod seaweed;
 mod serve;
 mod state_store;
+mod tools;

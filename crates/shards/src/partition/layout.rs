@@ -3,6 +3,8 @@
 //! The store is dear per key and cheap per byte, so many small facts share a key: 256 accounts a page of balances, and the ids
 //! of one run that share the upper 16 bits of their hash a block.
 
+use std::ops::ControlFlow;
+
 use ledger::{
     AccountDetails, AccountId, AccountNumber, Balance, Currency, Digest, Hold, Metadata, Sequence, State,
     StateHasher, Timestamp, TransactionId,
@@ -365,14 +367,26 @@ pub(super) fn digest<Failure: From<StoreError>>(
     Ok(hasher.finish())
 }
 
-/// Every id of the permanent index with the sequence of each event about it, in no order that means anything.
+/// [`digest`] of a store that nobody writes to.
+pub(super) fn digest_of_store(
+    store: &dyn StateStore,
+    position: &CheckpointPosition,
+) -> Result<Digest, StoreError> {
+    let scan = |(start, end): (&[u8], &[u8])| store.scan(start, end);
+    digest(position, count_accounts(store)?, scan(ACCOUNTS), scan(PAGES), scan(HOLDS))
+}
+
+/// Every id of the permanent index with the sequence of each event about it, in no order that means anything, until told to stop.
 pub(super) fn for_each_id(
     store: &dyn StateStore,
-    mut each: impl FnMut(TransactionId, Sequence),
+    mut each: impl FnMut(TransactionId, Sequence) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     for entry in store.scan(&[IDS], &[IDS + 1]) {
         let (key, block) = entry?;
-        block_entries(&block).ok_or_else(|| damaged(&key))?.for_each(|(id, sequence)| each(id, sequence));
+        let mut entries = block_entries(&block).ok_or_else(|| damaged(&key))?;
+        if entries.try_for_each(|(id, sequence)| each(id, sequence)).is_break() {
+            break;
+        }
     }
     Ok(())
 }
@@ -383,7 +397,10 @@ pub(super) fn load_filter(
     position: &CheckpointPosition,
 ) -> Result<IdFilter, StoreError> {
     let filter = IdFilter::with_room_for(position.ids + position.ids / FILTER_ROOM_SHARE);
-    for_each_id(store, |id, _| filter.insert(position.seed.hash(id)))?;
+    for_each_id(store, |id, _| {
+        filter.insert(position.seed.hash(id));
+        ControlFlow::Continue(())
+    })?;
     Ok(filter)
 }
 

@@ -81,7 +81,7 @@ pub enum OpenError {
         error: CodecError,
     },
     /// An event does not follow the state: the journal was written by other rules, or the checkpoint is wrong.
-    #[error("event {sequence} does not follow the state before it: {why}; run `jigap journal verify`")]
+    #[error("event {sequence} does not follow the state before it: {why}; run `jigap verify`")]
     DoesNotFollow {
         /// The event's sequence.
         sequence: u64,
@@ -109,10 +109,12 @@ pub(super) fn last_sequence(reader: &Reader) -> Sequence {
     Sequence(reader.last().map_or(0, |frame| frame.last_sequence().0))
 }
 
+pub(super) fn store_options(options: &Options) -> StoreOptions {
+    StoreOptions { engine: options.store_engine, cache_size_bytes: options.store_cache_size_bytes }
+}
+
 pub(super) fn open_store(options: &Options) -> Result<Arc<dyn StateStore>, StoreError> {
-    let store_options =
-        StoreOptions { engine: options.store_engine, cache_size_bytes: options.store_cache_size_bytes };
-    store::open(&state_directory(&options.directory), &store_options)
+    store::open(&state_directory(&options.directory), &store_options(options))
 }
 
 pub(super) fn open(
@@ -343,7 +345,7 @@ fn replay_tail(
         .frame_containing(journal::Sequence(start.next().0))?
         .ok_or(OpenError::DoesNotFollow { sequence: start.next().0, why: "the journal does not have it" })?;
     let mut reported = start;
-    for_each_frame(reader, first.index(), |frame| {
+    for_each_frame(reader.frames_from(first.index()), |frame| {
         replay_frame(engine, frame)?;
         if engine.state.sequence().0 - reported.0 >= PROGRESS_EVENTS {
             reported = engine.state.sequence();

@@ -1,47 +1,50 @@
-//! Building a partition's directory as of any past event, from the archive alone: the newest snapshot before it, then the
-//! archived frames up to it.
+//! Building a partition's directory as of any past event: the newest checkpoint or snapshot before it, then the recorded frames up
+//! to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ledger::codec::{Body, BodyWriter, CodecError};
 use ledger::{Digest, Sequence, Timestamp};
-use storage::archive::{ArchiveError, History};
+use storage::archive::ArchiveError;
 use storage::journal::{
-    self, AppendError, Appender, Beginning, DiskKind, Frame, FrameDraft, FrameHash, FrameIndex,
+    AppendError, Appender, Beginning, DiskKind, Frame, FrameDraft, FrameHash, FrameIndex, ReadError,
 };
 use storage::objects::{ObjectError, Objects};
 use storage::snapshot::{Snapshot, SnapshotError as ObjectsError};
-use storage::store::{Change, Run, StoreError};
+use storage::store::{self, Change, Run, StoreError};
 
-use super::recovery::{journal_directory, open_store, state_directory};
+use super::layout;
+use super::recovery::{journal_directory, open_store, state_directory, store_options};
+use super::replay::Moment;
 use super::snapshot::{SnapshotError, digest_of};
+use super::source::{Recorded, Source, SourceError};
 use super::{OpenError, Options, Partition};
 
 /// Frames that are written together.
 const FRAMES_PER_WRITE_MAX: usize = 64;
 const WRITE_SIZE_BYTES_MAX: usize = 4 << 20;
 
-/// Which moment is restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestorePoint {
-    /// Everything that the archive has.
-    Latest,
-    /// After this event.
-    Sequence(Sequence),
-    /// After the last event that is not later.
-    Time(Timestamp),
-}
-
 /// What to restore, and where.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
-    /// The archive.
-    pub objects: Objects,
+    /// Where the history is. Nothing is changed there.
+    pub source: Source,
     /// The moment.
-    pub point: RestorePoint,
+    pub moment: Moment,
+    /// How much of the history comes along.
+    pub extent: Extent,
     /// How the new partition is set up; its directory must be empty or missing.
     pub partition: Options,
+}
+
+/// How much of the history a restored partition holds itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What comes after the snapshot: what came before stays in the archive, with which the partition is served.
+    AfterSnapshot,
+    /// All of it: the partition needs nobody else, and can be changed without a trace elsewhere.
+    Whole,
 }
 
 /// What was restored.
@@ -53,35 +56,27 @@ pub struct Restored {
     pub timestamp: Timestamp,
     /// The digest of the state.
     pub digest: Digest,
-    /// The snapshot's sequence; 0 when all was rebuilt from frames.
+    /// The sequence of the snapshot or checkpoint; 0 when all was rebuilt from frames.
     pub snapshot: Sequence,
     /// Events replayed after it.
     pub replayed: u64,
     /// What is damaged in the archive, each named; an older snapshot was taken instead.
     pub skipped: Vec<String>,
-    /// The last event that the archive has.
-    pub archived: Sequence,
+    /// The last event that is recorded.
+    pub recorded: Sequence,
 }
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The archive failed, or is damaged where there is nothing to fall back to.
+    /// The history cannot be read, or is damaged where there is nothing to fall back to.
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Source(#[from] SourceError),
     /// A snapshot failed otherwise than by damage.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The archive has nothing of this partition.
-    #[error("{url}: the archive has no journal of partition {partition}")]
-    Empty {
-        /// The archive.
-        url: String,
-        /// The partition.
-        partition: u32,
-    },
-    /// The archive ends before the point, or begins after it.
-    #[error("the archive holds events {first} to {last}: {wanted} is not among them")]
+    /// The history ends before the point, or begins after it.
+    #[error("the history holds events {first} to {last}: {wanted} is not among them")]
     OutOfRange {
         /// The first event.
         first: u64,
@@ -105,20 +100,20 @@ pub enum RestoreError {
         /// The event before it.
         before: u64,
     },
-    /// Every snapshot is damaged or too new, and the first frames are not in the archive.
+    /// Every snapshot is damaged or too new, and the first frames are not there.
     #[error(
-        "no snapshot at or before event {wanted} can be used, and the archive begins with event {first}: {skipped:?}"
+        "no snapshot at or before event {wanted} can be used, and the history begins with event {first}: {skipped:?}"
     )]
     NoStart {
         /// What was asked for.
         wanted: u64,
-        /// The first event in the archive.
+        /// The first event that is there.
         first: u64,
         /// What was wrong with the snapshots.
         skipped: Vec<String>,
     },
     /// A body is not ours.
-    #[error("the archived frame with event {sequence}: {error}")]
+    #[error("the recorded frame with event {sequence}: {error}")]
     Body {
         /// A sequence in the frame.
         sequence: u64,
@@ -149,7 +144,19 @@ pub enum RestoreError {
 
 impl From<ObjectError> for RestoreError {
     fn from(error: ObjectError) -> RestoreError {
-        RestoreError::Archive(error.into())
+        ArchiveError::from(error).into()
+    }
+}
+
+impl From<ArchiveError> for RestoreError {
+    fn from(error: ArchiveError) -> RestoreError {
+        RestoreError::Source(error.into())
+    }
+}
+
+impl From<ReadError> for RestoreError {
+    fn from(error: ReadError) -> RestoreError {
+        RestoreError::Source(error.into())
     }
 }
 
@@ -159,79 +166,121 @@ struct End {
     frame: Arc<Frame>,
 }
 
+/// A state that need not be rebuilt from events.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    sequence: Sequence,
+    /// The frame that ends with it.
+    index: FrameIndex,
+}
+
 /// Restores. `progress` is called now and then with the last event written, and the last one there will be.
 pub fn restore(
     options: &RestoreOptions,
     progress: &mut dyn FnMut(Sequence, Sequence),
 ) -> Result<Restored, RestoreError> {
-    let partition = options.partition.partition;
-    let history = History::newest(&options.objects, partition)?;
-    let history =
-        history.ok_or_else(|| RestoreError::Empty { url: options.objects.url().to_owned(), partition })?;
-    let archived = Sequence(history.next_sequence()?.0 - 1);
-    let end = end(&history, options.point, archived)?;
+    let recorded = Recorded::open(&options.source)?;
+    let first_index = recorded.first_index()?;
+    let first = match first_index < recorded.next_index {
+        true => Sequence(recorded.header(first_index)?.first_sequence.0),
+        false => Sequence(1),
+    };
+    let end = end(&recorded, options.moment, first)?;
     let directory = &options.partition.directory;
     let failed = |source| RestoreError::Directory { path: directory.clone(), source };
     std::fs::create_dir_all(journal_directory(directory)).map_err(failed)?;
 
     let mut skipped = Vec::new();
-    let snapshot = usable_snapshot(options, &history, &end, &mut skipped)?;
-    let from = match &snapshot {
-        Some(snapshot) => FrameIndex(snapshot.manifest.subject.frame_index),
-        None => FrameIndex::FIRST,
+    let start = match checkpoint(options, &recorded, &end)? {
+        None => usable_snapshot(options, &recorded, &end, &mut skipped)?,
+        checkpoint => checkpoint,
     };
-    if snapshot.is_none() && history.parcels()[0].name.first_index > FrameIndex::FIRST {
-        let first = history.parcels()[0].name.first_sequence.0;
-        return Err(RestoreError::NoStart { wanted: end.sequence.0, first, skipped });
+    let start_sequence = start.map_or(Sequence(0), |start| start.sequence);
+    if start_sequence.next() < first {
+        return Err(RestoreError::NoStart { wanted: end.sequence.0, first: first.0, skipped });
     }
-    write_journal(options, &history, from, &end, progress)?;
-    let start = snapshot.map_or(Sequence(0), |snapshot| Sequence(snapshot.manifest.subject.sequence));
+    let from = match (options.extent, start) {
+        (Extent::AfterSnapshot, Some(start)) => start.index,
+        _ => first_index,
+    };
+    write_journal(options, &recorded, from, &end, progress)?;
     let (digest, timestamp) = bring_up(options, progress)?;
     sync_all(directory).map_err(failed)?;
-    let replayed = end.sequence.0 - start.0;
-    Ok(Restored { sequence: end.sequence, timestamp, digest, snapshot: start, replayed, skipped, archived })
+    let replayed = end.sequence.0 - start_sequence.0;
+    let sequence = end.sequence;
+    Ok(Restored {
+        sequence,
+        timestamp,
+        digest,
+        snapshot: start_sequence,
+        replayed,
+        skipped,
+        recorded: recorded.last,
+    })
 }
 
-fn end(history: &History, point: RestorePoint, archived: Sequence) -> Result<End, RestoreError> {
-    let first = history.parcels()[0].name.first_sequence.0;
-    let out_of_range = |wanted: String| RestoreError::OutOfRange { first, last: archived.0, wanted };
-    let sequence = match point {
-        RestorePoint::Latest => archived,
-        RestorePoint::Sequence(sequence) => sequence,
-        RestorePoint::Time(time) => {
-            let index = history.index_at_time(time.as_micros())?;
+fn end(recorded: &Recorded, moment: Moment, first: Sequence) -> Result<End, RestoreError> {
+    let last = recorded.last;
+    let out_of_range = |wanted: String| RestoreError::OutOfRange { first: first.0, last: last.0, wanted };
+    let sequence = match moment {
+        Moment::Latest => last,
+        Moment::Sequence(sequence) => sequence,
+        Moment::Time(time) => {
             let wanted = || out_of_range(format!("the time {} us", time.as_micros()));
-            let index = index.ok_or_else(wanted)?;
-            let frame = one_frame(history, index)?;
-            Sequence(frame.header().last_sequence().0)
+            let index = recorded.index_at_time(time)?.ok_or_else(wanted)?;
+            Sequence(recorded.header(index)?.last_sequence().0)
         }
     };
-    if sequence.0 == 0 || sequence > archived || sequence.0 < first {
-        return Err(out_of_range(format!("event {}", sequence.0)));
+    let beyond = || out_of_range(format!("event {}", sequence.0));
+    if sequence.0 == 0 || sequence > last || sequence < first {
+        return Err(beyond());
     }
-    use journal::ReleasedFrames;
-    let index = history
-        .index_of(journal::Sequence(sequence.0))
-        .map_err(|error| ArchiveError::Journal(Box::new(error)))?;
-    Ok(End { sequence, frame: one_frame(history, index)? })
+    let index = recorded.index_of(sequence)?.ok_or_else(beyond)?;
+    Ok(End { sequence, frame: recorded.frame(index)? })
 }
 
-fn one_frame(history: &History, index: FrameIndex) -> Result<Arc<Frame>, RestoreError> {
-    let frame = history.read(index, 0)?.into_iter().next();
-    Ok(frame.ok_or(ArchiveError::NotThere { index })?)
+/// Takes the checkpoint of the directory that the history comes from, if it is not too new.
+fn checkpoint(
+    options: &RestoreOptions,
+    recorded: &Recorded,
+    end: &End,
+) -> Result<Option<Start>, RestoreError> {
+    let Source::Directory { directory, .. } = &options.source else { return Ok(None) };
+    let store = store::open_read_only(&state_directory(directory), &store_options(&options.partition))?;
+    let Some(store) = store else { return Ok(None) };
+    let position = layout::load_position(store.as_ref())?;
+    let Some(position) = position.filter(|position| position.sequence <= end.sequence) else {
+        return Ok(None);
+    };
+    let index = recorded.index_of(position.sequence)?;
+    let index = index.ok_or(RestoreError::NoStart {
+        wanted: end.sequence.0,
+        first: position.sequence.0,
+        skipped: Vec::new(),
+    })?;
+    let (start, stop) = layout::ALL;
+    let mut entries =
+        store.scan(start, stop).map(|entry| entry.map(|(key, value)| (key, Change::Put(value))));
+    open_store(&options.partition)?.ingest_from(position.sequence.0, &mut entries)?;
+    Ok(Some(Start { sequence: position.sequence, index }))
 }
 
 /// Takes the newest snapshot that is whole and belongs to this history, and puts it into the new state store.
 fn usable_snapshot(
     options: &RestoreOptions,
-    history: &History,
+    recorded: &Recorded,
     end: &End,
     skipped: &mut Vec<String>,
-) -> Result<Option<Snapshot>, RestoreError> {
-    let names = Snapshot::list(&options.objects, options.partition.partition)?;
+) -> Result<Option<Start>, RestoreError> {
+    let (Source::Archive { objects, .. } | Source::Directory { archive: Some(objects), .. }) =
+        &options.source
+    else {
+        return Ok(None);
+    };
+    let names = Snapshot::list(objects, options.partition.partition)?;
     for name in names.iter().rev().filter(|name| name.sequence <= end.sequence.0) {
-        match take_snapshot(options, history, &name.folder) {
-            Ok(Some(snapshot)) => return Ok(Some(snapshot)),
+        match take_snapshot(options, objects, recorded, &name.folder) {
+            Ok(Some(start)) => return Ok(Some(start)),
             Ok(None) => {}
             Err(RestoreError::Snapshot(SnapshotError::Objects(damage @ ObjectsError::Damaged { .. }))) => {
                 skipped.push(damage.to_string());
@@ -256,13 +305,15 @@ fn clear_state(options: &RestoreOptions) -> Result<(), RestoreError> {
 /// `None` for a snapshot of another history.
 fn take_snapshot(
     options: &RestoreOptions,
-    history: &History,
+    objects: &Objects,
+    recorded: &Recorded,
     folder: &str,
-) -> Result<Option<Snapshot>, RestoreError> {
-    let snapshot = Snapshot::open(&options.objects, folder).map_err(SnapshotError::from)?;
+) -> Result<Option<Start>, RestoreError> {
+    let snapshot = Snapshot::open(objects, folder).map_err(SnapshotError::from)?;
     let subject = &snapshot.manifest.subject;
-    let anchor = history.hash_of(FrameIndex(subject.frame_index))?;
-    if anchor.is_none_or(|hash| hash.to_string() != subject.frame_hash) {
+    let index = FrameIndex(subject.frame_index);
+    let known = recorded.first_index()?..recorded.next_index;
+    if !known.contains(&index) || recorded.header(index)?.hash.to_string() != subject.frame_hash {
         return Ok(None);
     }
     // Before anything is written: what is damaged must not cost a second attempt its time.
@@ -280,23 +331,22 @@ fn take_snapshot(
         store.ingest(Run { position, changes })?;
     }
     while store.maintain()? {}
-    Ok(Some(snapshot))
+    Ok(Some(Start { sequence: Sequence(subject.sequence), index }))
 }
 
 /// Writes the frames from this one to the end, with the hashes that they had; the last one anew when the end is inside it.
 fn write_journal(
     options: &RestoreOptions,
-    history: &History,
+    recorded: &Recorded,
     from: FrameIndex,
     end: &End,
     progress: &mut dyn FnMut(Sequence, Sequence),
 ) -> Result<(), RestoreError> {
-    let first = one_frame(history, from)?;
     let beginning = Beginning {
         partition: options.partition.partition,
-        genesis: history.genesis()?,
+        genesis: recorded.genesis()?,
         first_index: from,
-        previous_hash: first.header().previous_hash,
+        previous_hash: recorded.header(from)?.previous_hash,
     };
     let directory = journal_directory(&options.partition.directory);
     let segment_size_bytes = options.partition.segment_size_bytes;
@@ -306,46 +356,41 @@ fn write_journal(
     let mut drafts = Vec::new();
     let mut hashes: Vec<Option<FrameHash>> = Vec::new();
     let mut size_bytes = 0;
-    let mut index = from;
-    while index <= end.frame.index() {
-        for frame in history.read(index, WRITE_SIZE_BYTES_MAX)? {
-            if frame.index() > end.frame.index() {
-                break;
+    for frame in recorded.frames(from) {
+        let frame = frame?;
+        let whole = frame.header().next_sequence().0 <= end.sequence.0 + 1;
+        let mut body = appender.buffer();
+        let sequence_count = match whole {
+            true => {
+                body.extend_from_slice(frame.body());
+                frame.sequence_count()
             }
-            index = FrameIndex(frame.index().0 + 1);
-            let whole = frame.header().next_sequence().0 <= end.sequence.0 + 1;
-            let mut body = appender.buffer();
-            let sequence_count = match whole {
-                true => {
-                    body.extend_from_slice(frame.body());
-                    frame.sequence_count()
-                }
-                false => cut_body(&frame, end.sequence, |bytes| body.extend_from_slice(bytes))?,
-            };
-            size_bytes += frame.body().len();
-            hashes.push(whole.then(|| frame.header().hash));
-            drafts.push(FrameDraft {
-                term: frame.term(),
-                first_sequence: frame.first_sequence(),
-                sequence_count,
-                timestamp_us: frame.timestamp_us(),
-                body,
-            });
-            if drafts.len() >= FRAMES_PER_WRITE_MAX
-                || size_bytes >= WRITE_SIZE_BYTES_MAX
-                || index > end.frame.index()
-            {
-                let written = appender.append(std::mem::take(&mut drafts))?;
-                for (frame, hash) in written.iter().zip(hashes.drain(..)) {
-                    assert!(
-                        hash.is_none_or(|hash| hash == frame.header().hash),
-                        "the same content has the same hash"
-                    );
-                }
-                size_bytes = 0;
-                let done = written.last().map_or(0, |frame| frame.header().last_sequence().0);
-                progress(Sequence(done), end.sequence);
+            false => cut_body(&frame, end.sequence, |bytes| body.extend_from_slice(bytes))?,
+        };
+        size_bytes += frame.body().len();
+        hashes.push(whole.then(|| frame.header().hash));
+        drafts.push(FrameDraft {
+            term: frame.term(),
+            first_sequence: frame.first_sequence(),
+            sequence_count,
+            timestamp_us: frame.timestamp_us(),
+            body,
+        });
+        let is_last = frame.index() >= end.frame.index();
+        if drafts.len() >= FRAMES_PER_WRITE_MAX || size_bytes >= WRITE_SIZE_BYTES_MAX || is_last {
+            let written = appender.append(std::mem::take(&mut drafts))?;
+            for (frame, hash) in written.iter().zip(hashes.drain(..)) {
+                assert!(
+                    hash.is_none_or(|hash| hash == frame.header().hash),
+                    "the same content has the same hash"
+                );
             }
+            size_bytes = 0;
+            let done = written.last().map_or(0, |frame| frame.header().last_sequence().0);
+            progress(Sequence(done), end.sequence);
+        }
+        if is_last {
+            break;
         }
     }
     Ok(())
@@ -398,7 +443,7 @@ fn bring_up(
 }
 
 /// What was written under names that are not durable yet would be lost with them.
-fn sync_all(directory: &std::path::Path) -> std::io::Result<()> {
+fn sync_all(directory: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() { sync_all(&path)? } else { std::fs::File::open(&path)?.sync_all()? }

@@ -51,7 +51,7 @@ pub enum SnapshotError {
     #[error("there is nothing to snapshot: the ledger has no events yet")]
     Empty,
     /// No frame ends where the checkpoint stands.
-    #[error("the checkpoint stands at event {0}, where no frame ends; run `jigap journal verify`")]
+    #[error("the checkpoint stands at event {0}, where no frame ends; run `jigap verify`")]
     Anchor(u64),
     /// The partition stops.
     #[error("the partition is stopping")]

@@ -1,28 +1,32 @@
-//! Proving a journal offline: every checksum and hash, every event applied anew, every command decided anew, and the state
-//! store compared with what the events give.
+//! Proving a partition's directory, a server on it or not: every checksum and hash, every event applied anew, every command decided
+//! anew, every transaction_id used once, and the state store compared with what the events give.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use ledger::codec::{Body, CodecError, Entry};
-use ledger::{Command, Decision, Digest, Event, Sequence, State, Timestamp, Totals, TransactionId};
-use storage::archive::Archiver;
-use storage::journal::{Frame, ReadError, Reader};
-use storage::memory::prefetch;
-use storage::store::{StateStore, StoreError};
+use ledger::codec::{Entry, PlainTransfer};
+use ledger::{Command, Digest, Sequence, State, Timestamp, Totals, Transaction, TransactionId};
+use storage::journal::{FrameIndex, Reader};
+use storage::store::{self, StateStore, StoreError};
 
 use super::id_filter::IdFilter;
 use super::id_index::IdSeed;
 use super::layout::{self, CheckpointPosition};
 use super::past::{self, PastError};
-use super::recovery;
+use super::recovery::{state_directory, store_options};
+use super::redecide::{Companion, Redecider, VerifyError};
 use super::replay::for_each_frame;
-use super::{OpenError, Options};
+use super::source::{Recorded, Source};
+use super::window::IdEntry;
+use super::{ArchiveOptions, Options};
 
-/// Entries whose cache misses are made to overlap.
-const CHUNK: usize = 32;
 /// Events between two reports of progress.
 const PROGRESS_EVENTS: u64 = 500_000;
+/// Ids that the filter knows, perhaps by a false alarm, are looked up so many at a time.
+const SUSPECTS_MAX: usize = 1 << 16;
 
 /// What a journal holds, all of it proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,317 +51,304 @@ pub struct VerifyReport {
     pub torn_bytes: u64,
 }
 
-/// The first thing that is not as it must be.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The directory cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// A frame is damaged, or the chain is broken.
-    #[error(transparent)]
-    Journal(#[from] ReadError),
-    /// The store cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What an id refers to cannot be read back.
-    #[error(transparent)]
-    Past(#[from] PastError),
-    /// A frame is whole, yet its body is not ours.
-    #[error("the frame with event {sequence}: {error}")]
-    Body {
-        /// The first sequence of the frame.
-        sequence: u64,
-        /// What is wrong with its body.
-        error: CodecError,
-    },
-    /// Something differs.
-    #[error("{0}")]
-    Difference(Box<Difference>),
-}
-
-/// Where and how recorded history and this program disagree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The partition.
-    pub partition: u32,
-    /// The sequence at which they first disagree.
-    pub sequence: Sequence,
-    /// What is compared.
-    pub what: String,
-    /// What this program expects.
-    pub expected: String,
-    /// What is recorded.
-    pub found: String,
-}
-
-impl std::fmt::Display for Difference {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            formatter,
-            "partition {} sequence {}: {}: expected {}, found {}",
-            self.partition, self.sequence.0, self.what, self.expected, self.found
-        )
-    }
-}
-
-/// Verifies a partition's directory that no server has open. `progress` is called now and then with the last sequence
-/// verified, and the last one there is.
+/// Verifies what a partition's directory held when this began. A server may be working in it meanwhile: nothing is locked, and nothing
+/// written there. `progress` is called now and then with the last sequence verified, and the last one there is.
 pub fn verify(
     options: &Options,
     progress: &mut dyn FnMut(Sequence, Sequence),
 ) -> Result<VerifyReport, VerifyError> {
-    let (reader, recovered) =
-        Reader::open_read_only(&recovery::journal_directory(&options.directory)).map_err(OpenError::from)?;
-    if let Some(archive) = &options.archive {
-        Archiver::attach(&archive.objects, &reader);
-    }
-    let store = recovery::open_store(options)?;
-    let checkpoint = layout::load_position(store.as_ref())?;
-    let last = recovery::last_sequence(&reader);
-    let mut verifier = Verifier {
-        partition: options.partition,
-        state: State::new(),
-        ids: SeenIds::new(Arc::clone(&store), checkpoint.as_ref(), last),
-        reader: reader.clone(),
-        commands: 0,
-        frames: 0,
+    // The store first: it is never ahead of what is durable in the journal.
+    let store = store::open_read_only(&state_directory(&options.directory), &store_options(options))?;
+    let checkpoint = match &store {
+        Some(store) => layout::load_position(store.as_ref())?,
+        None => None,
     };
-    if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.sequence > last) {
+    let archive = options.archive.as_ref().map(|ArchiveOptions { objects, .. }| objects.clone());
+    let source = Source::Directory { directory: options.directory.clone(), archive };
+    let recorded = Recorded::open_whole(&source)?;
+    let mut redecider = Redecider::new(options.partition, State::new());
+    if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.sequence > recorded.last) {
+        let last = recorded.last;
         let (expected, found) = (format!("at most {}", last.0), checkpoint.sequence.0.to_string());
-        return Err(verifier.difference(last, "the checkpoint's sequence", expected, found));
+        return Err(redecider.difference(last, "the checkpoint's sequence", expected, found));
     }
-    let mut reported = Sequence(0);
-    for_each_frame(&reader, reader.first_index(), |frame| {
-        verifier.frame(frame)?;
-        if checkpoint.is_some_and(|checkpoint| checkpoint.sequence == verifier.state.sequence()) {
-            verifier.compare_with_store(store.as_ref(), checkpoint.as_ref())?;
-        }
-        if verifier.state.sequence().0 - reported.0 >= PROGRESS_EVENTS {
-            reported = verifier.state.sequence();
-            progress(reported, last);
-        }
-        Ok::<(), VerifyError>(())
-    })?;
-    progress(verifier.state.sequence(), last);
-    verifier.check_totals()?;
-    Ok(VerifyReport {
-        frames: verifier.frames,
-        commands: verifier.commands,
-        events: verifier.state.sequence().0,
-        sequence: verifier.state.sequence(),
-        timestamp: verifier.state.timestamp(),
-        totals: verifier.state.totals(),
-        digest: verifier.state.digest(),
-        checkpoint: checkpoint.map(|checkpoint| checkpoint.sequence),
-        torn_bytes: recovered.torn_tail_bytes,
-    })
-}
-
-struct Verifier {
-    partition: u32,
-    state: State,
-    ids: SeenIds,
-    reader: Reader,
-    commands: u64,
-    frames: u64,
-}
-
-impl Verifier {
-    fn frame(&mut self, frame: &Frame) -> Result<(), VerifyError> {
-        self.frames += 1;
-        if frame.sequence_count() == 0 {
-            return Ok(());
-        }
-        let first = Sequence(frame.first_sequence().0);
-        if first != self.state.sequence().next() {
-            let expected = self.state.sequence().next().0.to_string();
-            return Err(self.difference(
-                first,
-                "the first sequence of a frame",
-                expected,
-                first.0.to_string(),
-            ));
-        }
-        let timestamp = Timestamp::from_micros(frame.timestamp_us());
-        let in_body = |error| VerifyError::Body { sequence: first.0, error };
-        let body = Body::parse(frame.body(), first).map_err(in_body)?;
-        let mut entries = body.entries();
-        let mut chunk = Vec::with_capacity(CHUNK);
-        loop {
-            chunk.clear();
-            for entry in entries.by_ref().take(CHUNK) {
-                chunk.push(entry.map_err(in_body)?);
-            }
-            if chunk.is_empty() {
-                return Ok(());
-            }
-            self.prefetch(&chunk);
-            for entry in &chunk {
-                self.entry(entry, timestamp)?;
-            }
-        }
-    }
-
-    /// Asks for the cache lines that the chunk will need: their loads overlap.
-    fn prefetch(&self, chunk: &[Entry]) {
-        for entry in chunk {
-            if let Command::Transfer(transfer) = &entry.command {
-                prefetch(self.state.address(&transfer.from));
-                prefetch(self.state.address(&transfer.to));
-                self.ids.filter.prefetch(self.ids.seed.hash(transfer.transaction_id));
-            }
-        }
-    }
-
-    fn entry(&mut self, entry: &Entry, timestamp: Timestamp) -> Result<(), VerifyError> {
-        self.commands += 1;
-        self.decide_again(entry, timestamp)?;
-        for (sequence, event) in entry.sequenced() {
-            if let Err(why) = self.state.try_apply(timestamp, event) {
-                let found = format!("{event:?} ({why})");
-                return Err(self.difference(
-                    sequence,
-                    "an event that follows the state",
-                    "one that fits".into(),
-                    found,
-                ));
-            }
-            self.ids.note(event, sequence);
-        }
-        Ok(())
-    }
-
-    fn decide_again(&self, entry: &Entry, timestamp: Timestamp) -> Result<(), VerifyError> {
-        let own = entry.command.transaction_id();
-        let legs = match &entry.command {
-            Command::Group(group) => group.legs.as_slice(),
-            _ => &[],
-        };
-        for id in own.into_iter().chain(legs.iter().map(|leg| leg.transaction_id)) {
-            if let Some(first) = self.ids.find(id, entry.first_sequence)?.first() {
-                let found = format!("{id} at sequence {} and again here", first.0);
-                let what = "a transaction_id is executed once";
-                return Err(self.difference(entry.first_sequence, what, "a new id".into(), found));
-            }
-        }
-        let referenced = match entry.command.referenced_id() {
-            Some(id) if self.state.hold(id).is_none() => {
-                let sequences = self.ids.find(id, entry.first_sequence)?;
-                past::read(&self.reader, id, &sequences)?.map(|past| past.transaction)
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let summary = match (&store, &checkpoint) {
+            (Some(store), Some(checkpoint)) => {
+                let enough = &enough;
+                Some(scope.spawn(move || Summary::of_store(store.as_ref(), checkpoint, enough)))
             }
             _ => None,
         };
-        match self.state.decide(&entry.command, timestamp, referenced.as_ref()) {
-            Decision::Accepted(events) if events == entry.events => Ok(()),
-            other => {
-                let what = format!("the events of {:?}", entry.command);
-                let (expected, found) = (format!("{other:?}"), format!("{:?}", entry.events.as_slice()));
-                Err(self.difference(entry.first_sequence, &what, expected, found))
-            }
+        let mut ids = SeenIds::new(&recorded, store.clone(), checkpoint.as_ref());
+        let walked = walk(&recorded, &mut redecider, &mut ids, progress);
+        // Of two differences the first in the history counts: a suspect comes before whatever ended the walk.
+        let proven = ids.resolve(&redecider).and(walked);
+        enough.store(proven.is_err(), Ordering::Relaxed);
+        proven?;
+        if let (Some(summary), Some(checkpoint)) = (summary, &checkpoint) {
+            let found = summary.join().expect("reading the store does not panic")?;
+            compare(&redecider, checkpoint, ids.at_checkpoint, &found)?;
         }
-    }
+        check_totals(&redecider)
+    })?;
+    Ok(VerifyReport {
+        frames: redecider.frames,
+        commands: redecider.commands,
+        events: redecider.state.sequence().0,
+        sequence: redecider.state.sequence(),
+        timestamp: redecider.state.timestamp(),
+        totals: redecider.state.totals(),
+        digest: redecider.state.digest(),
+        checkpoint: checkpoint.map(|checkpoint| checkpoint.sequence),
+        torn_bytes: recorded.torn_bytes,
+    })
+}
 
-    /// The checkpoint must be the state as of its sequence, and the index must name just the ids of the events until there.
-    fn compare_with_store(
-        &self,
-        store: &dyn StateStore,
-        checkpoint: Option<&CheckpointPosition>,
-    ) -> Result<(), VerifyError> {
-        let Some(checkpoint) = checkpoint else { return Ok(()) };
-        let (expected, found) = (self.state.digest(), layout::load_state(store, checkpoint)?.digest());
-        if expected != found {
-            let (expected, found) = (expected.to_string(), found.to_string());
-            return Err(self.difference(
-                checkpoint.sequence,
-                "the digest of the checkpoint",
-                expected,
-                found,
-            ));
+fn walk(
+    recorded: &Recorded,
+    redecider: &mut Redecider,
+    ids: &mut SeenIds<'_>,
+    progress: &mut dyn FnMut(Sequence, Sequence),
+) -> Result<(), VerifyError> {
+    let mut reported = Sequence(0);
+    for_each_frame(recorded.frames(FrameIndex::FIRST), |frame| {
+        redecider.frame(frame, ids)?;
+        ids.frame_ended(redecider)?;
+        if redecider.state.sequence().0 - reported.0 >= PROGRESS_EVENTS {
+            reported = redecider.state.sequence();
+            progress(reported, recorded.last);
         }
-        let mut indexed = IdSum::default();
-        layout::for_each_id(store, |id, sequence| indexed.add(checkpoint.seed, id, sequence))?;
-        if indexed != self.ids.sum {
-            let (expected, found) = (format!("{:?}", self.ids.sum), format!("{indexed:?}"));
-            return Err(self.difference(
-                checkpoint.sequence,
-                "the index of transaction_ids",
-                expected,
-                found,
-            ));
-        }
-        Ok(())
-    }
+        Ok::<(), VerifyError>(())
+    })?;
+    progress(redecider.state.sequence(), recorded.last);
+    Ok(())
+}
 
-    fn check_totals(&self) -> Result<(), VerifyError> {
-        match self.state.totals().into_iter().find(|total| total.sum != 0) {
-            None => Ok(()),
-            Some(Totals { currency, sum }) => {
-                let what = format!("the sum of all accounts in {currency}");
-                Err(self.difference(self.state.sequence(), &what, "0".into(), sum.to_string()))
-            }
-        }
+/// The checkpoint must be the state as of its sequence, and the index must name just the ids of the events until there.
+fn compare(
+    redecider: &Redecider,
+    checkpoint: &CheckpointPosition,
+    expected: Option<Summary>,
+    found: &Summary,
+) -> Result<(), VerifyError> {
+    let difference = |what: &str, expected: String, found: String| {
+        Err(redecider.difference(checkpoint.sequence, what, expected, found))
+    };
+    let Some(expected) = expected else {
+        return difference("the checkpoint", "at the end of a frame".into(), "inside one".into());
+    };
+    if expected.digest != found.digest {
+        let (expected, found) = (expected.digest.to_string(), found.digest.to_string());
+        return difference("the digest of the checkpoint", expected, found);
     }
+    if expected.ids != found.ids {
+        let (expected, found) = (format!("{:?}", expected.ids), format!("{:?}", found.ids));
+        return difference("the index of transaction_ids", expected, found);
+    }
+    Ok(())
+}
 
-    fn difference(&self, sequence: Sequence, what: &str, expected: String, found: String) -> VerifyError {
-        let what = what.to_owned();
-        VerifyError::Difference(Box::new(Difference {
-            partition: self.partition,
-            sequence,
-            what,
-            expected,
-            found,
-        }))
+fn check_totals(redecider: &Redecider) -> Result<(), VerifyError> {
+    match redecider.state.totals().into_iter().find(|total| total.sum != 0) {
+        None => Ok(()),
+        Some(Totals { currency, sum }) => {
+            let what = format!("the sum of all accounts in {currency}");
+            Err(redecider.difference(redecider.state.sequence(), &what, "0".into(), sum.to_string()))
+        }
     }
 }
 
-/// The ids of the events verified so far. Exact answers come from the store up to its checkpoint, and from memory after it.
-struct SeenIds {
+/// A checkpoint in short.
+#[derive(Debug, Clone, Copy)]
+struct Summary {
+    digest: Digest,
+    ids: IdSum,
+}
+
+impl Summary {
+    fn of_store(
+        store: &dyn StateStore,
+        checkpoint: &CheckpointPosition,
+        enough: &AtomicBool,
+    ) -> Result<Summary, VerifyError> {
+        let digest = layout::digest_of_store(store, checkpoint)?;
+        let mut ids = IdSum::default();
+        layout::for_each_id(store, |id, sequence| {
+            ids.add(checkpoint.seed.hash(id), id, sequence);
+            if enough.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(Summary { digest, ids })
+    }
+}
+
+/// The ids of the events verified so far. A filter says "never used" of nearly every new one; the others are looked up later, many
+/// together: up to the checkpoint in the store, and after it in memory.
+struct SeenIds<'recorded> {
+    recorded: &'recorded Recorded,
     seed: IdSeed,
     filter: IdFilter,
-    store: Arc<dyn StateStore>,
+    store: Option<Arc<dyn StateStore>>,
     checkpoint: Sequence,
-    tail: HashMap<TransactionId, Vec<Sequence>>,
+    /// Every use after the checkpoint.
+    tail: Vec<IdEntry>,
+    /// The same by id, up to this one, for those who cannot wait.
+    indexed: HashMap<TransactionId, Vec<Sequence>>,
+    indexed_count: usize,
+    /// Commands whose id may have been used before.
+    suspects: Vec<IdEntry>,
     /// Of the events up to the checkpoint.
     sum: IdSum,
+    at_checkpoint: Option<Summary>,
 }
 
-impl SeenIds {
-    fn new(store: Arc<dyn StateStore>, checkpoint: Option<&CheckpointPosition>, last: Sequence) -> SeenIds {
+impl<'recorded> SeenIds<'recorded> {
+    fn new(
+        recorded: &'recorded Recorded,
+        store: Option<Arc<dyn StateStore>>,
+        checkpoint: Option<&CheckpointPosition>,
+    ) -> SeenIds<'recorded> {
         SeenIds {
+            recorded,
             seed: checkpoint.map_or(IdSeed(0), |checkpoint| checkpoint.seed),
             // Hardly any event is about two ids.
-            filter: IdFilter::with_room_for(last.0),
-            store,
+            filter: IdFilter::with_room_for(recorded.last.0),
+            store: store.filter(|_| checkpoint.is_some()),
             checkpoint: checkpoint.map_or(Sequence(0), |checkpoint| checkpoint.sequence),
-            tail: HashMap::new(),
+            tail: Vec::new(),
+            indexed: HashMap::new(),
+            indexed_count: 0,
+            suspects: Vec::new(),
             sum: IdSum::default(),
+            at_checkpoint: None,
         }
     }
 
-    fn note(&mut self, event: &Event, sequence: Sequence) {
-        for id in [event.transaction_id(), event.referenced_id()].into_iter().flatten() {
-            if self.filter.is_full_with(1) {
-                self.filter = self.filter.doubled();
+    /// The command has this id, and must be the first that has it.
+    fn claim(&mut self, hash: u64, id: TransactionId, sequence: Sequence) {
+        if self.filter.may_contain(hash) {
+            self.suspects.push(IdEntry::new(id, sequence));
+        }
+    }
+
+    /// The event is about this id.
+    fn note(&mut self, hash: u64, id: TransactionId, sequence: Sequence) {
+        if self.filter.is_full_with(1) {
+            self.filter = self.filter.doubled();
+        }
+        self.filter.insert(hash);
+        if sequence <= self.checkpoint {
+            self.sum.add(hash, id, sequence);
+        } else {
+            self.tail.push(IdEntry::new(id, sequence));
+        }
+    }
+
+    fn frame_ended(&mut self, redecider: &Redecider) -> Result<(), VerifyError> {
+        if redecider.state.sequence() == self.checkpoint && self.at_checkpoint.is_none() {
+            self.at_checkpoint = Some(Summary { digest: redecider.state.digest(), ids: self.sum });
+        }
+        if self.suspects.len() >= SUSPECTS_MAX { self.resolve(redecider) } else { Ok(()) }
+    }
+
+    /// Looks the suspects up: most are false alarms.
+    fn resolve(&mut self, redecider: &Redecider) -> Result<(), VerifyError> {
+        let mut suspects = std::mem::take(&mut self.suspects);
+        suspects.sort_unstable_by_key(|suspect| (suspect.id(), suspect.sequence));
+        // The second use that comes first in the history.
+        let mut repeated: Option<(Sequence, TransactionId, Sequence)> = None;
+        let mut note = |id: TransactionId, first: Sequence, again: u64| {
+            let sooner = repeated.is_none_or(|(sequence, ..)| again < sequence.0);
+            if first.0 < again && sooner {
+                repeated = Some((Sequence(again), id, first));
             }
-            self.filter.insert(self.seed.hash(id));
-            if sequence <= self.checkpoint {
-                self.sum.add(self.seed, id, sequence);
-            } else {
-                self.tail.entry(id).or_default().push(sequence);
+        };
+        if let Some(store) = &self.store {
+            for suspect in &suspects {
+                let hash = self.seed.hash(suspect.id());
+                for first in layout::find_id(store.as_ref(), suspect.id(), hash)? {
+                    note(suspect.id(), first, suspect.sequence);
+                }
+            }
+        }
+        for used in if suspects.is_empty() { &[] } else { self.tail.as_slice() } {
+            let from = suspects.partition_point(|suspect| suspect.id() < used.id());
+            for suspect in suspects[from..].iter().take_while(|suspect| suspect.id() == used.id()) {
+                note(suspect.id(), Sequence(used.sequence), suspect.sequence);
+            }
+        }
+        match repeated {
+            None => Ok(()),
+            Some((again, id, first)) => {
+                let found = format!("{id} at sequence {} and again here", first.0);
+                let what = "a transaction_id is executed once";
+                Err(redecider.difference(again, what, "a new id".into(), found))
             }
         }
     }
 
     /// The events about the id before this sequence, ascending.
-    fn find(&self, id: TransactionId, before: Sequence) -> Result<Vec<Sequence>, StoreError> {
+    fn find(&mut self, id: TransactionId, before: Sequence) -> Result<Vec<Sequence>, StoreError> {
         let hash = self.seed.hash(id);
         if !self.filter.may_contain(hash) {
             return Ok(Vec::new());
         }
-        let mut sequences = layout::find_id(self.store.as_ref(), id, hash)?;
-        sequences.extend(self.tail.get(&id).into_iter().flatten());
+        for used in &self.tail[self.indexed_count..] {
+            self.indexed.entry(used.id()).or_default().push(Sequence(used.sequence));
+        }
+        self.indexed_count = self.tail.len();
+        let mut sequences = match &self.store {
+            Some(store) => layout::find_id(store.as_ref(), id, hash)?,
+            None => Vec::new(),
+        };
+        sequences.extend(self.indexed.get(&id).into_iter().flatten());
         sequences.retain(|sequence| *sequence < before);
         Ok(sequences)
+    }
+}
+
+impl Companion for SeenIds<'_> {
+    fn transaction(
+        &mut self,
+        id: TransactionId,
+        before: Sequence,
+    ) -> Result<Option<Transaction>, VerifyError> {
+        let sequences = self.find(id, before)?;
+        let read = |reader: &Reader| match past::read(reader, id, &sequences) {
+            Err(PastError::Journal(error)) => Err(error),
+            other => Ok(other),
+        };
+        let past = self.recorded.with_reader(read).transpose()?.transpose()?.flatten();
+        Ok(past.map(|past| past.transaction))
+    }
+
+    fn prefetch(&self, id: TransactionId) {
+        self.filter.prefetch(self.seed.hash(id));
+    }
+
+    fn transfer(&mut self, transfer: &PlainTransfer, _: Timestamp) -> Result<(), VerifyError> {
+        let (id, hash) = (transfer.transaction_id, self.seed.hash(transfer.transaction_id));
+        self.claim(hash, id, transfer.sequence);
+        self.note(hash, id, transfer.sequence);
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry, _: Timestamp) -> Result<(), VerifyError> {
+        let legs = match &entry.command {
+            Command::Group(group) => group.legs.as_slice(),
+            _ => &[],
+        };
+        let own = entry.command.transaction_id();
+        for id in own.into_iter().chain(legs.iter().map(|leg| leg.transaction_id)) {
+            self.claim(self.seed.hash(id), id, entry.first_sequence);
+        }
+        for (sequence, event) in entry.sequenced() {
+            for id in [event.transaction_id(), event.referenced_id()].into_iter().flatten() {
+                self.note(self.seed.hash(id), id, sequence);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -370,10 +361,10 @@ struct IdSum {
 }
 
 impl IdSum {
-    fn add(&mut self, seed: IdSeed, id: TransactionId, sequence: Sequence) {
+    /// `hash` is the id's, drawn at random for the directory: so the sequence need only be mixed with it.
+    fn add(&mut self, hash: u64, id: TransactionId, sequence: Sequence) {
         self.count += 1;
-        let mixed = seed
-            .hash(TransactionId(id.0.wrapping_add(u128::from(sequence.0) << 64 | u128::from(sequence.0))));
-        self.sum = self.sum.wrapping_add(u128::from(mixed) << 32 ^ u128::from(seed.hash(id)));
+        let mixed = u128::from(hash ^ id.0 as u64) * u128::from(sequence.0 << 1 | 1);
+        self.sum = self.sum.wrapping_add(mixed).wrapping_add(u128::from(hash) << 64);
     }
 }

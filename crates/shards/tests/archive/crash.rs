@@ -7,7 +7,7 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use shards::partition::{Partition, RestoreOptions, RestorePoint, restore, verify};
+use shards::partition::{Extent, Moment, Partition, RestoreOptions, Source, restore, verify};
 use storage::objects::{Objects, Purpose};
 
 use crate::scene::{batch, open, options, set_up};
@@ -49,7 +49,8 @@ fn load(directory: &Path, round: u64) {
 
 fn restore_options(directory: &Path, to: &str) -> RestoreOptions {
     let partition = options(&directory.join(to), objects(directory));
-    RestoreOptions { objects: objects(directory), point: RestorePoint::Latest, partition }
+    let source = Source::Archive { objects: objects(directory), partition: 0 };
+    RestoreOptions { source, moment: Moment::Latest, extent: Extent::AfterSnapshot, partition }
 }
 
 fn child(what: &str, directory: &Path, round: u64) -> Child {

@@ -5,6 +5,7 @@ mod crash;
 #[path = "../../../storage/tests/archive/faulty_store.rs"]
 mod faulty_store;
 mod scene;
+mod tools;
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use faulty_store::Fault;
 use ledger::{Command, Sequence, Timestamp};
 use scene::{Scene, batch, id, pay};
 use shards::partition::{
-    CommandAnswer, Partition, RestoreError, RestoreOptions, RestorePoint, Restored, restore, verify,
-    verify_snapshot,
+    CommandAnswer, Extent, Moment, Partition, RestoreError, RestoreOptions, Restored, Source, restore,
+    verify, verify_snapshot,
 };
 use storage::snapshot::Snapshot;
 
@@ -39,18 +40,18 @@ fn every_past_event_can_be_restored_bit_for_bit() {
     assert!(Snapshot::list(&scene.objects, 0).expect("a list").len() > 3);
 
     for (sequence, timestamp, digest) in known.iter().step_by(5).chain(known.last()) {
-        let restored = scene.restore(RestorePoint::Sequence(*sequence)).expect("it is restored");
+        let restored = scene.restore(Moment::Sequence(*sequence)).expect("it is restored");
         assert_eq!((restored.sequence, restored.digest), (*sequence, *digest));
         assert!(restored.skipped.is_empty());
-        let by_time = scene.restore(RestorePoint::Time(*timestamp)).expect("it is restored");
+        let by_time = scene.restore(Moment::Time(*timestamp)).expect("it is restored");
         assert_eq!((by_time.sequence, by_time.digest), (*sequence, *digest));
     }
-    let latest = scene.restore(RestorePoint::Latest).expect("it is restored");
+    let latest = scene.restore(Moment::Latest).expect("it is restored");
     assert_eq!(
         Some((latest.sequence, latest.digest)),
         known.last().map(|(sequence, _, digest)| (*sequence, *digest))
     );
-    assert_eq!(latest.archived, latest.sequence);
+    assert_eq!(latest.recorded, latest.sequence);
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn an_event_in_the_middle_of_a_frame_is_the_last_one_restored() {
     scene.stop();
     let last = scene.report().sequence.0;
     for sequence in (1..=last).step_by(23) {
-        match scene.restore(RestorePoint::Sequence(Sequence(sequence))) {
+        match scene.restore(Moment::Sequence(Sequence(sequence))) {
             Ok(restored) => {
                 assert_eq!(restored.sequence, Sequence(sequence));
                 let report = verify(&scene.restored_options(), &mut |_, _| {}).expect("it proves itself");
@@ -75,10 +76,10 @@ fn an_event_in_the_middle_of_a_frame_is_the_last_one_restored() {
         }
     }
     for beyond in [0, last + 1] {
-        let refused = scene.restore(RestorePoint::Sequence(Sequence(beyond)));
+        let refused = scene.restore(Moment::Sequence(Sequence(beyond)));
         assert!(matches!(refused, Err(RestoreError::OutOfRange { .. })), "{refused:?}");
     }
-    let refused = scene.restore(RestorePoint::Time(Timestamp::from_micros(0)));
+    let refused = scene.restore(Moment::Time(Timestamp::from_micros(0)));
     assert!(matches!(refused, Err(RestoreError::OutOfRange { .. })), "{refused:?}");
 }
 
@@ -91,7 +92,7 @@ fn a_restored_partition_answers_as_the_first_one_did_and_goes_on() {
     scene.partition().snapshot().expect("a snapshot");
     scene.run(batch(12));
     scene.stop();
-    scene.restore(RestorePoint::Latest).expect("it is restored");
+    scene.restore(Moment::Latest).expect("it is restored");
     scene.move_to_restored();
     // Every command ever executed is known: nothing is done twice.
     for round in 0..13 {
@@ -131,14 +132,14 @@ fn damaged_snapshots_are_named_and_older_ones_taken() {
         let verified = verified.and_then(|snapshot| verify_snapshot(&snapshot));
         assert_eq!(verified.is_ok(), place == 0, "{verified:?}");
     }
-    let restored = scene.restore(RestorePoint::Latest).expect("it is restored");
+    let restored = scene.restore(Moment::Latest).expect("it is restored");
     assert_eq!(restored.digest, digest);
     assert_eq!(restored.snapshot.0, folders[0].sequence);
     assert_eq!(restored.skipped.len(), 2);
     assert!(restored.skipped[0].contains(&folders[2].folder), "{:?}", restored.skipped);
     assert!(restored.skipped[1].contains("it is missing"), "{:?}", restored.skipped);
     std::fs::write(path("manifest", 0), b"nonsense").expect("written");
-    let restored = scene.restore(RestorePoint::Latest).expect("all is replayed from the first frame");
+    let restored = scene.restore(Moment::Latest).expect("all is replayed from the first frame");
     assert_eq!((restored.digest, restored.snapshot, restored.skipped.len()), (digest, Sequence(0), 3));
 }
 
@@ -154,7 +155,7 @@ fn what_an_unfinished_snapshot_leaves_is_none_and_is_taken_away() {
     let name = Snapshot::list(&scene.objects, 0).expect("a list").pop().expect("one");
     std::fs::remove_file(scene.archive().join(&name.folder).join("manifest")).expect("removed");
     assert!(Snapshot::list(&scene.objects, 0).expect("a list").is_empty());
-    assert_eq!(scene.restore(RestorePoint::Latest).expect("from the frames").snapshot, Sequence(0));
+    assert_eq!(scene.restore(Moment::Latest).expect("from the frames").snapshot, Sequence(0));
     let removed = storage::snapshot::collect_leftovers(&scene.objects, 0, Duration::ZERO);
     assert_eq!(removed.expect("the store is well"), 1);
 }
@@ -212,10 +213,12 @@ fn without_an_archive_there_is_no_snapshot() {
 }
 
 impl Scene {
-    fn restore(&self, point: RestorePoint) -> Result<Restored, RestoreError> {
+    fn restore(&self, moment: Moment) -> Result<Restored, RestoreError> {
+        // Whatever an earlier one left.
         let _ = std::fs::remove_dir_all(self.restored());
-        let options =
-            RestoreOptions { objects: self.objects.clone(), point, partition: self.restored_options() };
+        let source = Source::Archive { objects: self.objects.clone(), partition: 0 };
+        let partition = self.restored_options();
+        let options = RestoreOptions { source, moment, extent: Extent::AfterSnapshot, partition };
         restore(&options, &mut |_, _| {})
     }
 }

@@ -9,7 +9,8 @@ use ledger::{
     TransactionId, Transfer, TransferKind,
 };
 use shards::partition::{
-    ArchiveOptions, CommandAnswer, Options, Partition, StateView, TransferAnswer, VerifyReport, verify,
+    ArchiveOptions, CommandAnswer, Options, Partition, Source, StateView, TransferAnswer, VerifyReport,
+    verify,
 };
 use storage::objects::Objects;
 use storage::objects::object_store::local::LocalFileSystem;
@@ -101,6 +102,23 @@ impl Scene {
         self.directory.path().join("archive")
     }
 
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        options(&self.data, self.objects.clone())
+    }
+
+    /// The partition's history, from its directory and its archive.
+    pub(crate) fn source(&self) -> Source {
+        Source::Directory { directory: self.data.clone(), archive: Some(self.objects.clone()) }
+    }
+
+    pub(crate) fn archive_alone(&self) -> Source {
+        Source::Archive { objects: self.objects.clone(), partition: 0 }
+    }
+
     pub(crate) fn restored(&self) -> PathBuf {
         self.directory.path().join(format!("restored-{}", self.restored))
     }
@@ -110,7 +128,7 @@ impl Scene {
     }
 
     fn start(&mut self) {
-        self.partition = Some(open(options(&self.data, self.objects.clone())));
+        self.partition = Some(open(self.options()));
     }
 
     pub(crate) fn stop(&mut self) {
@@ -180,7 +198,7 @@ impl Scene {
 
     /// Proves the directory, its archive included.
     pub(crate) fn report(&self) -> VerifyReport {
-        verify(&options(&self.data, self.objects.clone()), &mut |_, _| {}).expect("it proves itself")
+        verify(&self.options(), &mut |_, _| {}).expect("it proves itself")
     }
 
     fn set_up(&self) {

@@ -176,6 +176,12 @@ pub enum ReadError {
         /// What the archive said.
         why: String,
     },
+    /// The frame was released from the journal, and what the archive has in its place is damaged.
+    #[error("{why}")]
+    ArchiveDamaged {
+        /// What is wrong, and where.
+        why: String,
+    },
     /// The frame was released; the first one still here is named.
     #[error("the frame was released from the journal, which now begins at frame {first}")]
     Released {

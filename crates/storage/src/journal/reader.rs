@@ -403,7 +403,7 @@ impl FramesFrom {
             let expected = self.previous_hash.unwrap_or(frame.header().previous_hash);
             if frame.index() != self.next || frame.header().previous_hash != expected {
                 let why = format!("frame {} of the archive does not continue the hash chain", self.next);
-                return Err(ReadError::Archive { why });
+                return Err(ReadError::ArchiveDamaged { why });
             }
             self.previous_hash = Some(frame.header().hash);
             self.next = frame.index().next();
