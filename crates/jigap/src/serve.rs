@@ -144,6 +144,8 @@ fn options(settings: &Settings, directory: &DataDirectory) -> Result<partition::
     options.run_events = count("checkpoint-events");
     options.store_engine = settings.store_engine();
     options.store_cache_size_bytes = settings.number("store-cache-size");
+    options.verifier_events_per_second =
+        (settings.text("verifier") == "on").then(|| settings.number("verifier-events-per-second"));
     if let Some(objects) = archive::open(settings, directory.path(), Purpose::Write)? {
         let mut archive = partition::ArchiveOptions::new(objects);
         archive.interval = Duration::from_millis(settings.number("archive-interval"));

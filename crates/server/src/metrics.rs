@@ -82,6 +82,16 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
             &events.fallen_behind,
         ),
         ("jigap_events_dropped_total", "Subscribers dropped because they read nothing.", &events.dropped),
+        (
+            "jigap_verifier_rounds_total",
+            "Times that the shadow verifier caught up with what was durable.",
+            &metrics.verifier_rounds,
+        ),
+        (
+            "jigap_verifier_differences_total",
+            "What the shadow verifier found that is not as it must be: an alarm.",
+            &metrics.verifier_differences,
+        ),
         ("jigap_id_store_lookups_total", "Look-ups of an id beyond the filter.", &metrics.id_store_lookups),
         (
             "jigap_archive_lookups_total",
@@ -138,6 +148,11 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
         ),
         ("jigap_snapshot_microseconds", "How long that snapshot took.", load(&metrics.snapshot_us)),
         ("jigap_snapshot_bytes", "Its size.", load(&metrics.snapshot_bytes)),
+        (
+            "jigap_verifier_sequence",
+            "The last event that the shadow verifier has proven.",
+            load(&metrics.verifier_sequence),
+        ),
         ("jigap_events_subscribers", "Subscribers to events.", load(&events.subscribers)),
         ("jigap_events_lag_events", "Durable events not yet handed to live subscribers.", node.events.lag()),
         ("jigap_id_filter_bytes", "Memory of the filter of transaction_ids.", load(&metrics.id_filter_bytes)),

@@ -22,6 +22,7 @@ mod recovery;
 mod redecide;
 mod replay;
 mod restore;
+mod shadow;
 mod snapshot;
 mod source;
 mod upgrade;
@@ -85,6 +86,8 @@ pub struct Options {
     pub keys: Option<PathBuf>,
     /// Where the journal is archived and snapshots go; nowhere without.
     pub archive: Option<ArchiveOptions>,
+    /// A shadow verifier goes along, at so many events a second at most; none without.
+    pub verifier_events_per_second: Option<u64>,
 }
 
 /// How a partition is archived.
@@ -132,6 +135,7 @@ impl Options {
             store_cache_size_bytes: 64 << 20,
             keys: None,
             archive: None,
+            verifier_events_per_second: None,
         }
     }
 }
@@ -169,6 +173,7 @@ struct Inner {
     stopping: Arc<AtomicBool>,
     archive: Option<Archive>,
     attestation: Option<Arc<Attestation>>,
+    shadow: Arc<shadow::Stop>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -377,6 +382,7 @@ impl Partition {
     /// Takes no more work, answers what was accepted, writes a checkpoint, and stops the threads.
     pub fn shut_down(&self) {
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.shadow.stop();
         // The state thread may be gone already, after a failure.
         let _ = self.inner.work.send(Work::Stop);
         if let Some(archive) = &self.inner.archive {

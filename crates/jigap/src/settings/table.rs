@@ -218,6 +218,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
         doc: "Memory for the blocks that history queries read",
     },
     Setting {
+        name: "verifier",
+        value_name: "ON|OFF",
+        unit: "",
+        default: "off",
+        kind: Kind::Choice(&["on", "off"]),
+        scope: Scope::Serve,
+        doc: "Whether a thread re-derives the state from the journal all the time, decides every command again, and raises an alarm \
+              (jigap_verifier_differences_total, an error in the log) when anything differs; it holds a second copy of the state",
+    },
+    Setting {
+        name: "verifier-events-per-second",
+        value_name: "COUNT",
+        unit: "events a second",
+        default: "100000",
+        kind: Kind::Count { from: 1, to: 1 << 32 },
+        scope: Scope::Serve,
+        doc: "How many events the verifier takes a second at most",
+    },
+    Setting {
         name: "events-subscribers-max",
         value_name: "COUNT",
         unit: "subscribers",

@@ -376,6 +376,24 @@ pub(super) fn digest_of_store(
     digest(position, count_accounts(store)?, scan(ACCOUNTS), scan(PAGES), scan(HOLDS))
 }
 
+/// The newest checkpoint of a store that somebody writes to, with its digest; `None` when another one came while its parts were
+/// looked for.
+pub(super) fn digest_of_latest(
+    store: &dyn StateStore,
+) -> Result<Option<(CheckpointPosition, Digest)>, StoreError> {
+    let Some(position) = load_position(store)? else { return Ok(None) };
+    let scan = |(start, end): (&[u8], &[u8])| store.scan(start, end);
+    let accounts = count_accounts(store)?;
+    // An iterator sees the store as it was when it was made, however long it takes.
+    let parts = [scan(ACCOUNTS), scan(PAGES), scan(HOLDS)];
+    if load_position(store)? != Some(position) {
+        return Ok(None);
+    }
+    let [account_entries, page_entries, hold_entries] = parts;
+    let digest = digest(&position, accounts, account_entries, page_entries, hold_entries)?;
+    Ok(Some((position, digest)))
+}
+
 /// Every id of the permanent index with the sequence of each event about it, in no order that means anything, until told to stop.
 pub(super) fn for_each_id(
     store: &dyn StateStore,

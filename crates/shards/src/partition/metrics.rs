@@ -74,6 +74,12 @@ pub struct Metrics {
     pub archive_lookups: AtomicU64,
     /// The longest time that the state thread took to hand a window over to the checkpoint's builder, in microseconds.
     pub checkpoint_pause_us_max: AtomicU64,
+    /// The last event that the shadow verifier has proven.
+    pub verifier_sequence: AtomicU64,
+    /// How often it has caught up with what was durable.
+    pub verifier_rounds: AtomicU64,
+    /// What it found that is not as it must be: an alarm. It stops at the first.
+    pub verifier_differences: AtomicU64,
     /// The last snapshot's sequence.
     pub snapshot_sequence: AtomicU64,
     /// How long it took, in microseconds.

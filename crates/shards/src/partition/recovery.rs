@@ -24,6 +24,7 @@ use super::id_index::{IdIndex, IdSeed};
 use super::layout;
 use super::metrics::Metrics;
 use super::replay::for_each_frame;
+use super::shadow::{Shadow, Stop};
 use super::snapshot::Snapshots;
 use super::window::Window;
 use super::{
@@ -192,6 +193,17 @@ pub(super) fn open(
         let (attestation, stopping) = (Arc::clone(attestation), Arc::clone(&stopping));
         threads.push(spawn("jigap-signer", move || sign_checkpoints(&attestation, &stopping))?);
     }
+    let shadow_stop = Arc::new(Stop::default());
+    let shadow = options.verifier_events_per_second.map(|events_per_second| Shadow {
+        partition: options.partition,
+        reader: reader.clone(),
+        store: Arc::clone(&store),
+        committed: Arc::clone(&committed),
+        metrics: Arc::clone(&metrics),
+        work: work_sender.clone(),
+        stop: Arc::clone(&shadow_stop),
+        events_per_second: events_per_second.max(1),
+    });
     let fetcher = Fetcher { reader: reader.clone(), wake: work_sender.clone() };
     threads.push(spawn("jigap-past", move || fetcher.run(&waiting))?);
     let mut engine = Engine {
@@ -217,6 +229,9 @@ pub(super) fn open(
     replay_tail(&mut engine, &reader, last, progress)?;
     threads.insert(0, spawn("jigap-state", move || engine.run())?);
     threads.insert(1, builder);
+    if let Some(shadow) = shadow {
+        threads.push(spawn("jigap-verifier", move || shadow.run())?);
+    }
     let inner = Inner {
         number: options.partition,
         queue_commands_max: options.queue_commands_max,
@@ -228,6 +243,7 @@ pub(super) fn open(
         stopping,
         archive,
         attestation,
+        shadow: shadow_stop,
         threads: Mutex::new(threads),
     };
     Ok(Partition { inner: Arc::new(inner) })

@@ -128,7 +128,11 @@ impl Scene {
     }
 
     fn start(&mut self) {
-        self.partition = Some(open(self.options()));
+        self.start_with(self.options());
+    }
+
+    pub(crate) fn start_with(&mut self, options: Options) {
+        self.partition = Some(open(options));
     }
 
     pub(crate) fn stop(&mut self) {
@@ -136,8 +140,12 @@ impl Scene {
     }
 
     pub(crate) fn restart(&mut self) {
+        self.restart_with(self.options());
+    }
+
+    pub(crate) fn restart_with(&mut self, options: Options) {
         self.stop();
-        self.start();
+        self.start_with(options);
     }
 
     /// From now on the partition is the one that was restored last.

@@ -1,8 +1,9 @@
 //! What reads recorded history beside whoever writes it: replay, verify, the check before an upgrade, forks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use ledger::codec::BodyWriter;
 use ledger::{Command, Decision, Event, Events, Party, Refusal, RefusalCode, Sequence, Transfer};
@@ -295,4 +296,60 @@ fn a_directory_without_an_archive_is_forked_from_its_checkpoint_or_its_first_eve
         assert_eq!(replayed.end.digest, forked.digest);
     }
     original.shut_down();
+}
+
+/// Waits for what the shadow verifier reports; only a hang takes long.
+fn wait_until(partition: &Partition, reported: impl Fn(&Partition) -> bool) {
+    for _ in 0..6_000 {
+        if reported(partition) {
+            return;
+        }
+        partition.wait_for_committed(Sequence(u64::MAX), Duration::from_millis(5));
+    }
+    panic!("not reported after half a minute");
+}
+
+fn load(value: &AtomicU64) -> u64 {
+    value.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_shadow_verifier_goes_along_without_an_alarm() {
+    let mut scene = Scene::new();
+    for round in 0..20 {
+        scene.run(batch(round));
+        refer(&scene, round.into());
+    }
+    scene.restart_with(Options { verifier_events_per_second: Some(1_000_000), ..scene.options() });
+    for round in 20..60 {
+        scene.run(batch(round));
+        refer(&scene, round.into());
+    }
+    let last = scene.partition().committed();
+    wait_until(scene.partition(), |partition| load(&partition.metrics().verifier_sequence) == last.0);
+    let metrics = scene.partition().metrics();
+    wait_until(scene.partition(), |partition| load(&partition.metrics().verifier_rounds) > 0);
+    assert!(load(&metrics.checkpoint_sequence) > 500 && load(&metrics.verifier_differences) == 0);
+    scene.stop();
+    // Hours of work are left, and nobody waits for it.
+    scene.start_with(Options { verifier_events_per_second: Some(1), ..scene.options() });
+    wait_until(scene.partition(), |partition| load(&partition.metrics().verifier_sequence) > 0);
+    scene.stop();
+}
+
+#[test]
+fn a_shadow_verifier_raises_an_alarm_and_the_partition_goes_on() {
+    let mut scene = Scene::new();
+    scene.run(batch(0));
+    scene.stop();
+    let transfer = pay(9 << 50, 1, 2);
+    let refusal = Refusal { available: 5, ..Refusal::of(RefusalCode::InsufficientFunds, Party::From) };
+    let refused = Event::Refused { transaction_id: transfer.transaction_id, refusal };
+    let planted = plant(scene.data(), &Command::Transfer(transfer), Events::One(refused));
+    scene.start_with(Options { verifier_events_per_second: Some(1_000_000), ..scene.options() });
+    scene.run(batch(1));
+    wait_until(scene.partition(), |partition| load(&partition.metrics().verifier_differences) == 1);
+    assert!(load(&scene.partition().metrics().verifier_sequence) < planted.0);
+    scene.run(batch(2));
+    scene.stop();
 }
