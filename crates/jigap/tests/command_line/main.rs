@@ -4,6 +4,7 @@
 mod archive;
 mod bench;
 mod client;
+mod clock;
 mod configuration;
 mod harness;
 mod journal;
