@@ -25,6 +25,10 @@ const RESTART_INTERVAL_COMMANDS: u32 = 64;
 const EVENTS_PER_COMMAND_MAX: usize = crate::GROUP_LEGS_MAX + 1;
 const _: () = assert!(crate::EXPIRIES_PER_COMMAND_MAX <= EVENTS_PER_COMMAND_MAX);
 const RESTART_SIZE_BYTES: usize = 12;
+/// A transfer by numbers without metadata: tag, id, payer, payee, amount, currency.
+const PLAIN_COMMAND_SIZE_BYTES: usize = 1 + 16 + 4 + 4 + 8 + 2;
+/// Its event: tag, both balances.
+const PLAIN_EVENT_SIZE_BYTES: usize = 1 + 8 + 8;
 
 /// Why bytes are no frame body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

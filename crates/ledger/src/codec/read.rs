@@ -1,8 +1,8 @@
 //! Reading a frame body. Every byte may be wrong: nothing here panics, and nothing is allocated by an announced size.
 
 use super::{
-    BODY_VERSION, CodecError, EVENTS_PER_COMMAND_MAX, HEADER_SIZE_BYTES, NEVER, NO_LEG, RESTART_SIZE_BYTES,
-    command_tag, event_tag,
+    BODY_VERSION, CodecError, EVENTS_PER_COMMAND_MAX, HEADER_SIZE_BYTES, NEVER, NO_LEG,
+    PLAIN_COMMAND_SIZE_BYTES, PLAIN_EVENT_SIZE_BYTES, RESTART_SIZE_BYTES, command_tag, event_tag,
 };
 use crate::{
     AccountId, AccountNumber, AccountRef, Amount, Command, Currency, DecimalAmount, Event, Events,
@@ -307,9 +307,10 @@ impl Entries<'_> {
     /// [`Entries::next_entry`] to decode or to refuse.
     #[inline]
     fn plain_transfer(&mut self) -> Option<PlainTransfer> {
-        let mut command = self.commands;
-        let mut event = self.events;
-        let kind = match (command.u8().ok()?, event.u8().ok()?) {
+        // Of fixed size, so that whether the bytes suffice is asked once.
+        let (command, commands) = self.commands.bytes.split_first_chunk::<PLAIN_COMMAND_SIZE_BYTES>()?;
+        let (event, events) = self.events.bytes.split_first_chunk::<PLAIN_EVENT_SIZE_BYTES>()?;
+        let kind = match (command[0], event[0]) {
             (command_tag::TRANSFER, event_tag::TRANSFERRED) => TransferKind::Transfer,
             (command_tag::DEPOSIT, event_tag::TRANSFERRED) => TransferKind::Deposit,
             (command_tag::WITHDRAWAL, event_tag::TRANSFERRED) => TransferKind::Withdrawal,
@@ -318,6 +319,8 @@ impl Entries<'_> {
         if self.next_sequence == self.end_sequence {
             return None;
         }
+        let mut command = Cursor { bytes: &command[1..] };
+        let mut event = Cursor { bytes: &event[1..] };
         let transaction_id = command.transaction_id().ok()?;
         let movement = Movement {
             from: command.number().ok()?,
@@ -327,8 +330,8 @@ impl Entries<'_> {
             from_after: event.i64().ok()?,
             to_after: event.i64().ok()?,
         };
-        self.commands = command;
-        self.events = event;
+        self.commands.bytes = commands;
+        self.events.bytes = events;
         let sequence = self.next_sequence;
         self.next_sequence = sequence.next();
         Some(PlainTransfer { transaction_id, sequence, kind, movement })
@@ -384,7 +387,7 @@ pub enum Step {
     /// Nearly every command.
     Plain(PlainTransfer),
     /// Any command.
-    Entry(Entry),
+    Entry(Box<Entry>),
 }
 
 /// Iterates over the commands of a body with their events.
@@ -401,7 +404,7 @@ impl Iterator for Steps<'_> {
         if let Some(transfer) = self.entries.plain_transfer() {
             return Some(Ok(Step::Plain(transfer)));
         }
-        Some(self.entries.next()?.map(Step::Entry))
+        Some(self.entries.next()?.map(|entry| Step::Entry(Box::new(entry))))
     }
 }
 
@@ -411,12 +414,14 @@ struct Cursor<'bytes> {
 }
 
 impl<'bytes> Cursor<'bytes> {
+    #[inline]
     fn slice(&mut self, size: usize) -> Result<&'bytes [u8], CodecError> {
         let (taken, rest) = self.bytes.split_at_checked(size).ok_or(CodecError::Truncated)?;
         self.bytes = rest;
         Ok(taken)
     }
 
+    #[inline]
     fn take<const SIZE: usize>(&mut self) -> Result<[u8; SIZE], CodecError> {
         let (taken, rest) = self.bytes.split_first_chunk::<SIZE>().ok_or(CodecError::Truncated)?;
         self.bytes = rest;
@@ -429,38 +434,47 @@ impl<'bytes> Cursor<'bytes> {
         Ok(self.u32()?.into())
     }
 
+    #[inline]
     fn u8(&mut self) -> Result<u8, CodecError> {
         Ok(u8::from_le_bytes(self.take()?))
     }
 
+    #[inline]
     fn u16(&mut self) -> Result<u16, CodecError> {
         Ok(u16::from_le_bytes(self.take()?))
     }
 
+    #[inline]
     fn u32(&mut self) -> Result<u32, CodecError> {
         Ok(u32::from_le_bytes(self.take()?))
     }
 
+    #[inline]
     fn u64(&mut self) -> Result<u64, CodecError> {
         Ok(u64::from_le_bytes(self.take()?))
     }
 
+    #[inline]
     fn i64(&mut self) -> Result<i64, CodecError> {
         Ok(i64::from_le_bytes(self.take()?))
     }
 
+    #[inline]
     fn transaction_id(&mut self) -> Result<TransactionId, CodecError> {
         Ok(TransactionId::from_bytes(self.take()?))
     }
 
+    #[inline]
     fn number(&mut self) -> Result<AccountNumber, CodecError> {
         Ok(AccountNumber(self.u32()?))
     }
 
+    #[inline]
     fn amount(&mut self) -> Result<Amount, CodecError> {
         Amount::from_minor_units(self.u64()?).ok_or(CodecError::Invalid("amount"))
     }
 
+    #[inline]
     fn currency(&mut self) -> Result<Currency, CodecError> {
         Currency::from_numeric(self.u16()?).ok_or(CodecError::Invalid("currency"))
     }

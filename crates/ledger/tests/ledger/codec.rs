@@ -55,7 +55,7 @@ fn each_event_is_found_alone() {
         assert_eq!(commands, body.command_count());
         let steps = body.steps().map(|step| match step.unwrap() {
             Step::Plain(transfer) => transfer.into_entry(),
-            Step::Entry(entry) => entry,
+            Step::Entry(entry) => *entry,
         });
         assert_eq!(steps.collect::<Vec<_>>(), body.entries().map(Result::unwrap).collect::<Vec<_>>());
         for outside in [Sequence(0), Sequence(FIRST.0 - 1), next, Sequence(u64::MAX)] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::bounded;
-use ledger::codec::{Body, CodecError, Outcome};
+use ledger::codec::{Body, CodecError, Step};
 use ledger::{AccountRef, Digest, Sequence, State, Timestamp, Totals};
 use storage::journal::{Frame, FrameIndex, ReadError};
 use storage::memory::prefetch;
@@ -144,7 +144,8 @@ pub fn replay(
         },
     };
     let every = options.digest_every.unwrap_or(u64::MAX).max(1);
-    let mut replay = Replay { state: State::new(), next_stop: Sequence(0), chunk: Vec::new() };
+    let mut replay =
+        Replay { state: State::new(), next_stop: Sequence(0), chunk: Vec::new(), next_chunk: Vec::new() };
     let (mut frames, mut reported) = (0, Sequence(0));
     for_each_frame(until(recorded.frames(FrameIndex::FIRST), end), |frame| {
         frames += 1;
@@ -191,7 +192,8 @@ struct Replay {
     /// Not a single event is applied beyond this one.
     next_stop: Sequence,
     /// Decoded, their cache lines asked for, and not yet applied.
-    chunk: Vec<(Sequence, Outcome)>,
+    chunk: Vec<Step>,
+    next_chunk: Vec<Step>,
 }
 
 impl Replay {
@@ -215,35 +217,49 @@ impl Replay {
         }
         let timestamp = Timestamp::from_micros(frame.timestamp_us());
         let in_body = |error| ReplayError::Body { sequence: first.0, error };
-        let (applied, stop) = (self.state.sequence(), self.next_stop);
-        let mut outcomes = Body::parse(frame.body(), first).map_err(in_body)?.outcomes();
-        let mut wanted = outcomes
-            .by_ref()
-            .skip_while(|outcome| outcome.as_ref().is_ok_and(|(sequence, _)| *sequence <= applied))
-            .take_while(|outcome| outcome.as_ref().map_or(true, |(sequence, _)| *sequence <= stop));
-        let mut next = Vec::with_capacity(CHUNK);
+        let mut steps = Body::parse(frame.body(), first).map_err(in_body)?.steps();
         // One chunk's cache lines are on their way while the one before is applied.
         loop {
-            next.clear();
-            for outcome in wanted.by_ref().take(CHUNK) {
-                let outcome = outcome.map_err(in_body)?;
-                if let Outcome::Moved(movement) = &outcome.1 {
-                    prefetch(self.state.address(&AccountRef::Number(movement.from)));
-                    prefetch(self.state.address(&AccountRef::Number(movement.to)));
+            let mut next = std::mem::take(&mut self.next_chunk);
+            for step in steps.by_ref().take(CHUNK) {
+                let step = step.map_err(in_body)?;
+                if let Step::Plain(transfer) = &step {
+                    prefetch(self.state.address(&AccountRef::Number(transfer.movement.from)));
+                    prefetch(self.state.address(&AccountRef::Number(transfer.movement.to)));
                 }
-                next.push(outcome);
+                next.push(step);
             }
-            for (sequence, outcome) in self.chunk.drain(..) {
-                let applied = match &outcome {
-                    Outcome::Moved(movement) => self.state.try_apply_movement(timestamp, movement),
-                    Outcome::Event(event) => self.state.try_apply(timestamp, event),
-                };
-                applied.map_err(|why| ReplayError::DoesNotFollow { sequence: sequence.0, why })?;
+            let mut chunk = std::mem::replace(&mut self.chunk, next);
+            for step in chunk.drain(..) {
+                self.apply(&step, timestamp)?;
             }
-            if next.is_empty() {
-                return Ok(self.state.sequence() >= stop);
+            self.next_chunk = chunk;
+            if self.chunk.is_empty() {
+                return Ok(self.state.sequence() >= self.next_stop);
             }
-            std::mem::swap(&mut self.chunk, &mut next);
+        }
+    }
+
+    /// Applies the events of one command, those excepted that were applied before and those beyond the stop.
+    fn apply(&mut self, step: &Step, timestamp: Timestamp) -> Result<(), ReplayError> {
+        let is_due = |state: &State, sequence: Sequence, stop: Sequence| {
+            sequence > state.sequence() && sequence <= stop
+        };
+        let failed = |sequence: Sequence| move |why| ReplayError::DoesNotFollow { sequence: sequence.0, why };
+        match step {
+            Step::Plain(transfer) if is_due(&self.state, transfer.sequence, self.next_stop) => {
+                let applied = self.state.try_apply_movement(timestamp, &transfer.movement);
+                applied.map_err(failed(transfer.sequence))
+            }
+            Step::Plain(_) => Ok(()),
+            Step::Entry(entry) => {
+                for (sequence, event) in entry.sequenced() {
+                    if is_due(&self.state, sequence, self.next_stop) {
+                        self.state.try_apply(timestamp, event).map_err(failed(sequence))?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }
