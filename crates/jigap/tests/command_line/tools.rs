@@ -182,4 +182,10 @@ fn a_rule_that_changed_is_named_before_it_does_harm() {
     assert_eq!(verified["first_difference"]["redecision"]["actual"]["type"], "transfer");
     // Events are the truth: replay does not ask the rules.
     home.run(&["replay"]).expect_code(0);
+    // The wallet goes on, and its shadow verifier says what it found.
+    let mut wallet = home.serve_with(&["--verifier", "on"]);
+    let alarm = wallet.wait_for_log("recorded history is not what the rules give");
+    assert!(alarm.contains("partition 0 sequence 5") && alarm.contains("ERROR"), "{alarm}");
+    wallet.ask(&["transfer", "alice", "bob", "1", "USD"]).expect_code(0);
+    wallet.stop();
 }
