@@ -6,7 +6,7 @@ use serde::ser::SerializeMap;
 use serde_json::Value;
 
 use crate::format_timestamp;
-use crate::response::{Names, account_name, money, transfer_type};
+use crate::response::{Names, account_name, command_type, money, transfer_type};
 
 /// Every type of event on the wire, and what it says.
 pub const TYPES: &[(&str, &str)] = &[
@@ -29,7 +29,8 @@ pub const TYPES: &[(&str, &str)] = &[
     ("group_committed", "The `legs` events before this one happened all together"),
     (
         "refused",
-        "A command was refused for ever: code, and what it asked for where it asked for one movement",
+        "A command was refused for ever: code, refused_type (the type of the event that was asked for), what it asked for where it asked for one \
+         movement, and of leg_refused the leg with its own leg_code",
     ),
 ];
 
@@ -168,6 +169,13 @@ impl<N: Names> Serialize for Body<'_, N> {
         }
         if let Event::Refused { refusal, .. } = event {
             map.serialize_entry("code", refusal.name())?;
+            if let Some(command) = self.command {
+                map.serialize_entry("refused_type", command_type(command))?;
+            }
+            if let Some(leg) = refusal.leg {
+                map.serialize_entry("leg", &leg)?;
+                map.serialize_entry("leg_code", refusal.code.name())?;
+            }
         }
         let details = Details::of(event, self.command, self.names);
         if let Some((account_id, handle)) = &details.account {

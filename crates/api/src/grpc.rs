@@ -348,7 +348,14 @@ pub fn event(partition: u32, record: &Record, command: Option<&Command>, names: 
         (message.amount, message.currency) = (amount, currency.code().into());
     }
     match event {
-        Event::Refused { refusal, .. } => message.code = refusal.name().into(),
+        Event::Refused { refusal, .. } => {
+            message.code = refusal.name().into();
+            message.refused_type = command.map(response::command_type).unwrap_or_default().into();
+            if let Some(leg) = refusal.leg {
+                message.leg = Some(leg.into());
+                message.leg_code = refusal.code.name().into();
+            }
+        }
         Event::Held { hold, .. } => {
             message.expires_at_micros = hold.expires_at.map(|time| time.as_micros());
         }

@@ -358,6 +358,7 @@ fn answers() -> Value {
             "currency": text, "amount": money, "balance_after": money, "held_after": money } },
         "Event": { "type": "object", "required": ["type", "partition", "sequence", "timestamp"], "properties": { "type": event_type(),
             "partition": count, "sequence": count, "timestamp": time, "transaction_id": id, "referenced_transaction_id": id, "code": text,
+            "refused_type": text, "leg": count, "leg_code": text,
             "account_id": text, "handle": count, "from_account": text, "to_account": text, "amount": money, "currency": text, "released": money,
             "expires_at": { "type": ["string", "null"], "format": "date-time" }, "legs": count, "postings": array("Posting"), "metadata": metadata } },
         "EventStream": { "type": "string", "description": EVENT_STREAM },

@@ -193,7 +193,7 @@ pub(crate) fn transfer_type(kind: ledger::TransferKind) -> &'static str {
 }
 
 /// The kind of a command on the wire.
-fn command_type(command: &Command) -> &'static str {
+pub(crate) fn command_type(command: &Command) -> &'static str {
     match command {
         Command::OpenAccount { .. } => "account_opened",
         Command::Transfer(transfer) => transfer_type(transfer.kind),

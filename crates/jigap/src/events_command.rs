@@ -121,6 +121,8 @@ fn json_of(event: &Event) -> Value {
     put("timestamp", json!(time(event.timestamp_micros)));
     let texts = [
         ("code", &event.code),
+        ("refused_type", &event.refused_type),
+        ("leg_code", &event.leg_code),
         ("account_id", &event.account_id),
         ("from_account", &event.from_account),
         ("to_account", &event.to_account),
@@ -138,6 +140,9 @@ fn json_of(event: &Event) -> Value {
     }
     if let Some(handle) = event.handle {
         put("handle", json!(handle));
+    }
+    if let Some(leg) = event.leg {
+        put("leg", json!(leg));
     }
     if !event.currency.is_empty() {
         put("amount", json!(money(event.amount, &event.currency)));

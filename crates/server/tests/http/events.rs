@@ -194,6 +194,25 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_refusal_says_what_was_refused() {
+    let wallet = given();
+    let leg = wallet.transfer_body("bob", "alice", "1.00", "USD");
+    let group = serde_json::json!({ "mode": "atomic", "transaction_id": wallet.id(), "transfers": [leg] });
+    assert_eq!(wallet.post("/v1/wallet/balance_transfers", &group).problem(), "leg_refused");
+    let cancel = format!("/v1/wallet/holds/{}/cancel", wallet.id());
+    let unknown = wallet.post(&cancel, &serde_json::json!({ "transaction_id": wallet.id() }));
+    assert_eq!(unknown.problem(), "transaction_not_found");
+    let events = Stream::open(&wallet, "?after=4", None).take(2);
+    let said = |event: &Event| {
+        let fields = ["code", "refused_type", "leg", "leg_code"].map(|name| event.data[name].clone());
+        serde_json::Value::from(fields.to_vec())
+    };
+    let of_group = serde_json::json!(["leg_refused", "group", 0, "insufficient_funds"]);
+    let of_cancelling = serde_json::json!(["transaction_not_found", "hold_cancelled", null, null]);
+    assert_eq!((said(&events[0]), said(&events[1])), (of_group, of_cancelling));
+}
+
+#[test]
 fn an_account_s_stream_has_what_concerns_it() {
     let wallet = given();
     let mut live = Stream::open(&wallet, "?account=bob", None);
