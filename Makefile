@@ -25,7 +25,7 @@ help: ## What can be made
 # the network, and a new advisory would turn a gate red that was green.
 test: ## The gate: formatting, lints, docs, licences, every test (25 minutes at most on 2 cores, from nothing)
 	cargo fmt --all --check
-	.ci/tools gate deny rocksdb s3 faketime
+	.ci/tools gate deny rocksdb s3 servers faketime
 	cargo deny --log-level error check licenses bans sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

@@ -13,13 +13,25 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &["ledger"]),
     ("replica", &["storage"]),
     ("coordinator", &["ledger"]),
-    ("shards", &["ledger", "coordinator", "replica", "storage"]),
+    ("testbed", &[]),
+    ("shards", &["ledger", "coordinator", "replica", "storage", "testbed"]),
     ("views", &["ledger", "storage"]),
-    ("server", &["ledger", "storage", "replica", "coordinator", "shards", "views", "api"]),
+    ("server", &["ledger", "storage", "replica", "coordinator", "shards", "views", "api", "testbed"]),
     ("simulator", &["ledger", "storage", "replica", "coordinator", "shards", "views"]),
     (
         "jigap",
-        &["ledger", "storage", "replica", "coordinator", "shards", "views", "api", "server", "simulator"],
+        &[
+            "ledger",
+            "storage",
+            "replica",
+            "coordinator",
+            "shards",
+            "views",
+            "api",
+            "server",
+            "simulator",
+            "testbed",
+        ],
     ),
 ];
 

@@ -1,0 +1,30 @@
+//! Every server starts, survives `kill -9` with a restart, and ends with its value.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
+
+use std::net::TcpStream;
+
+use testbed::{Server, mariadb, nats, postgres, redis, zookeeper};
+
+fn survives(mut server: Server) {
+    let port = server.port();
+    server.kill();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody listens after kill -9");
+    server.restart().unwrap();
+    drop(server);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody listens once the value is dropped");
+}
+
+#[test]
+fn databases_start_and_end() {
+    survives(postgres().unwrap().0);
+    survives(mariadb().unwrap().0);
+}
+
+#[test]
+fn services_start_and_end() {
+    survives(redis().unwrap().0);
+    survives(nats().unwrap().0);
+    let (nodes, url) = zookeeper(3).unwrap();
+    assert_eq!(url.matches(',').count(), 2);
+    nodes.into_iter().for_each(survives);
+}
