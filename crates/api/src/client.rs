@@ -95,6 +95,12 @@ pub enum ClientError {
     /// The server answered what it was not asked.
     #[error("the server's answer makes no sense: {0}")]
     Nonsense(String),
+    /// The server that came back is not the one that went away, or was restored to an earlier point.
+    #[error("the server has another history: event {sequence} is not the one that it sent before")]
+    OtherHistory {
+        /// The event that differs.
+        sequence: u64,
+    },
     /// The stream's task has ended, with the runtime that it ran in.
     #[error("the stream has ended")]
     Ended,

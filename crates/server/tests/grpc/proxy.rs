@@ -1,7 +1,7 @@
 //! A connection that can be cut: what the client sent may or may not have arrived.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     cut: Arc<Notify>,
 }
 
@@ -17,10 +18,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("it listens");
         let address = listener.local_addr().expect("an address");
         let cut = Arc::new(Notify::new());
-        let cutting = Arc::clone(&cut);
+        let target = Arc::new(Mutex::new(target));
+        let (cutting, targets) = (Arc::clone(&cut), Arc::clone(&target));
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let cut = Arc::clone(&cutting);
+                let target = *targets.lock().expect("no panic");
                 tokio::spawn(async move {
                     let Ok(mut server) = TcpStream::connect(target).await else { return };
                     tokio::select! {
@@ -30,7 +33,13 @@ impl Proxy {
                 });
             }
         });
-        Proxy { address, cut }
+        Proxy { address, target, cut }
+    }
+
+    /// Ends every connection; the next ones go elsewhere.
+    pub(crate) fn turn_to(&self, target: SocketAddr) {
+        *self.target.lock().expect("no panic") = target;
+        self.cut();
     }
 
     /// Ends every connection.

@@ -46,6 +46,7 @@ fn an_event_says_all_that_it_says_over_http() {
             (refused.code.as_str(), refused.amount, refused.currency.as_str()),
             ("insufficient_funds", 100, "USD")
         );
+        assert_eq!((refused.refused_type.as_str(), refused.leg), ("transfer", None));
         assert_eq!(subscription.position(), 6);
         let mut of_bob = client(&wallet).subscribe(request(0, "bob"));
         let sequences: Vec<u64> = take(&mut of_bob, 3).await.iter().map(|event| event.sequence).collect();
@@ -89,5 +90,19 @@ fn nothing_is_lost_or_repeated_when_connections_are() {
             seen.extend(take(&mut subscription, 1).await.iter().map(|event| event.sequence));
         }
         assert_eq!(seen, (4..=last).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_server_that_comes_back_with_another_history_is_noticed() {
+    let (wallet, other) = (given(), given());
+    run(async {
+        let proxy = Proxy::to(wallet.grpc_address).await;
+        let turned = Client::new(&format!("http://{}", proxy.address), options()).expect("an address");
+        let mut subscription = turned.subscribe(request(0, ""));
+        assert_eq!(take(&mut subscription, 3).await.len(), 3);
+        proxy.turn_to(other.grpc_address);
+        let error = subscription.next().await.expect_err("its third event has another id and time");
+        assert!(matches!(error, ClientError::OtherHistory { sequence: 3 }), "{error}");
     });
 }
