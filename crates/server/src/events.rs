@@ -56,6 +56,15 @@ impl Default for EventsConfig {
     }
 }
 
+/// In which form a subscriber sends events on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As server-sent events.
+    Text,
+    /// As messages of gRPC.
+    Messages,
+}
+
 /// What is counted.
 #[derive(Default)]
 pub(crate) struct EventsMetrics {
@@ -121,11 +130,16 @@ impl Events {
     }
 
     /// Events after this sequence, of this account or of all; `None` when there are too many subscribers.
-    pub(crate) fn subscribe(&self, after: Sequence, account: Option<AccountNumber>) -> Option<Subscription> {
+    pub(crate) fn subscribe(
+        &self,
+        after: Sequence,
+        account: Option<AccountNumber>,
+        form: Form,
+    ) -> Option<Subscription> {
         let max = self.shared.config.subscribers_max as u64;
         let subscribers = &self.shared.metrics.subscribers;
         let more = |count| if count < max { Some(count + 1) } else { None };
         subscribers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Subscription::new(Arc::clone(&self.shared), after, account))
+        Some(Subscription::new(Arc::clone(&self.shared), after, account, form))
     }
 }

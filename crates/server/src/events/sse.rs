@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Next, Subscription};
+use super::{Form, Next, Subscription};
 use crate::{Node, query};
 
 /// Pieces of text on their way to one connection, and the size of one: what it may hold besides its mailbox.
@@ -36,7 +36,7 @@ pub(crate) async fn serve(
         Some(account) => Some(query::account_view(node, request::path_account(account)?).await?.number),
     };
     check_position(node, after)?;
-    let subscription = node.events.subscribe(after, account).ok_or_else(|| too_many(node))?;
+    let subscription = node.events.subscribe(after, account, Form::Text).ok_or_else(|| too_many(node))?;
     let (pieces, body) = mpsc::channel(PIECES_WAITING_MAX);
     tokio::spawn(run(subscription, node.partition.number(), pieces));
     let mut response = Response::new(Body::from_stream(ReceiverStream::new(body)));

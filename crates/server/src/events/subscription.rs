@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use ledger::{AccountNumber, Sequence};
 use storage::journal;
 
-use super::Shared;
 use super::block::{Block, Delivery, StreamEvent, events_after, last_of};
 use super::mailbox::{Mail, Mailbox};
 use super::publisher::ReadEventsError;
+use super::{Form, Shared};
 
 /// Events that one look into the journal collects at most: what a slow subscriber holds in memory.
 const PAST_EVENTS_MAX: usize = 512;
@@ -20,6 +20,7 @@ const PAST_FRAMES_MAX: usize = 1024;
 pub(crate) struct Subscription {
     shared: Arc<Shared>,
     account: Option<AccountNumber>,
+    form: Form,
     /// Everything wanted up to here was given out.
     position: Sequence,
     /// `None` while it reads the journal.
@@ -58,8 +59,13 @@ struct Past {
 }
 
 impl Subscription {
-    pub(super) fn new(shared: Arc<Shared>, after: Sequence, account: Option<AccountNumber>) -> Subscription {
-        Subscription { shared, account, position: after, mailbox: None }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        after: Sequence,
+        account: Option<AccountNumber>,
+        form: Form,
+    ) -> Subscription {
+        Subscription { shared, account, form, position: after, mailbox: None }
     }
 
     /// Everything wanted up to here was given out.
@@ -107,6 +113,7 @@ impl Subscription {
     async fn catch_up(&mut self) -> Next {
         let Ok(reading) = self.shared.readers.acquire().await else { return Next::Stopped };
         let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
+        let form = self.form;
         let read = tokio::task::spawn_blocking(move || {
             let past = shared.read_past(after, account)?;
             if !past.events.is_empty() && !shared.names.learn(&past.events) {
@@ -116,7 +123,9 @@ impl Subscription {
             let joins = |joined: &Membership| shared.registry.join(&joined.0, past.position, account);
             let joined = past.is_all.then(membership).filter(joins);
             let block = Block::new(shared.partition.number(), past.events);
-            block.encode(&shared.names);
+            if form == Form::Text {
+                block.encode(&shared.names);
+            }
             Ok((block, past.position, joined))
         });
         let read = read.await;

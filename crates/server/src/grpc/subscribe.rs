@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::events::{self, Delivery, Next, Subscription};
+use crate::events::{self, Delivery, Form, Next, Subscription};
 use crate::{Node, query};
 
 /// Batches on their way to one client.
@@ -28,7 +28,8 @@ pub(super) async fn start(
     };
     let after = Sequence(asked.after);
     events::check_position(node, after)?;
-    let subscription = node.events.subscribe(after, account).ok_or_else(|| events::too_many(node))?;
+    let subscription =
+        node.events.subscribe(after, account, Form::Messages).ok_or_else(|| events::too_many(node))?;
     let (batches, sent) = mpsc::channel(BATCHES_WAITING_MAX);
     tokio::spawn(run(node.clone(), subscription, batches));
     Ok(ReceiverStream::new(sent))
