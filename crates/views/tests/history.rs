@@ -1,7 +1,9 @@
 //! The view over a real journal, against a plain list of everything that happened, with which it shares no code.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Process, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,12 @@ use views::{History, HistoryEntry, HistoryOptions, HistoryQuery, PastAccount};
 const ACCOUNTS: u32 = 700;
 const FRAME_COMMANDS: u64 = 25;
 
+/// Tells a child of the test where it is to take frames in, until it is killed.
+const CHILD_DIRECTORY: &str = "JIGAP_VIEWS_CHILD_DIRECTORY";
+/// Kills that hit a child at work.
+const KILLS: u32 = 100;
+const CHILDREN_MAX: u32 = 1_000;
+
 /// A journal with its state, and all that happened.
 struct Ledger {
     journal: Journal,
@@ -27,12 +35,21 @@ struct Ledger {
     frames: u64,
 }
 
+fn open_journal(directory: &Path) -> Journal {
+    let options = journal::Options { segment_size_bytes: 1 << 20, ..journal::Options::default() };
+    let fatal = Box::new(|error| panic!("{error}"));
+    Journal::open(directory, options, DiskKind::Direct.disk(), fatal).expect("it opens").0
+}
+
+/// Runs of a few frames: pages get images, holds too, and most of the history is in the store.
+fn open_history(directory: &Path, journal: &Journal) -> History {
+    let options = HistoryOptions { run_postings: 300, ..HistoryOptions::default() };
+    History::open(directory, journal.reader(), options, Arc::new(|why| panic!("{why}"))).expect("it opens")
+}
+
 impl Ledger {
     fn open(directory: &Path, seed: u64) -> Ledger {
-        let options = journal::Options { segment_size_bytes: 1 << 20, ..journal::Options::default() };
-        let fatal = Box::new(|error| panic!("{error}"));
-        let (journal, _) =
-            Journal::open(directory, options, DiskKind::Direct.disk(), fatal).expect("it opens");
+        let journal = open_journal(directory);
         Ledger { journal, state: State::new(), events: Vec::new(), transfers: Vec::new(), seed, frames: 0 }
     }
 
@@ -169,10 +186,7 @@ impl Ledger {
     }
 
     fn history(&self, directory: &Path) -> History {
-        // Runs of a few frames: pages get images, holds too, and most of the history is in the store.
-        let options = HistoryOptions { run_postings: 300, ..HistoryOptions::default() };
-        History::open(directory, self.journal.reader(), options, Arc::new(|why| panic!("{why}")))
-            .expect("it opens")
+        open_history(directory, &self.journal)
     }
 
     /// What a plain replay of the first `at` events gives.
@@ -416,5 +430,86 @@ fn times_and_currencies_narrow_a_query() {
             entry.change.currency == kwd && entry.record.timestamp >= since && entry.record.timestamp <= until
         });
         assert_eq!(page.entries, expected, "account {}", account.0);
+    }
+}
+
+/// What a child does until it is killed: takes in every frame that the view does not have yet.
+fn take_in(directory: &Path) {
+    let journal = open_journal(&directory.join("copy"));
+    println!("begins");
+    let _history = open_history(&directory.join("history"), &journal);
+    println!("has all");
+    // Until the parent kills it, or is gone.
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+fn child(directory: &Path) -> (Child, impl Iterator<Item = String>) {
+    let mut child = Process::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "the_view_survives_kill_9_while_it_takes_frames_in", "--nocapture"])
+        .env(CHILD_DIRECTORY, directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the child starts");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    (child, lines)
+}
+
+/// Kills a child after this time at work, or when it has all if that is sooner; true when it was still at work.
+fn kill_at_work(directory: &Path, after: Option<Duration>) -> (bool, Duration) {
+    let (mut child, mut lines) = child(directory);
+    assert!(lines.any(|line| line.contains("begins")), "the child ended by itself");
+    let begun = Instant::now();
+    match after {
+        Some(after) => std::thread::sleep(after),
+        None => assert!(lines.any(|line| line.contains("has all")), "the child ended by itself"),
+    }
+    let elapsed = begun.elapsed();
+    child.kill().expect("it is killed");
+    let status = child.wait().expect("it ends");
+    assert!(status.code().is_none(), "the child ended by itself: {status}");
+    (!lines.any(|line| line.contains("has all")), elapsed)
+}
+
+#[test]
+fn the_view_survives_kill_9_while_it_takes_frames_in() {
+    if let Some(directory) = std::env::var_os(CHILD_DIRECTORY) {
+        return take_in(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let place = |name| place(&directory, name);
+    let mut ledger = Ledger::open(&place("journal"), seed());
+    for _ in 0..300 {
+        ledger.frame();
+    }
+    // The child has a journal of its own: nobody else may have it open.
+    let copy = place("copy");
+    for segment in std::fs::read_dir(place("journal")).expect("it is there") {
+        let segment = segment.expect("it is there");
+        std::fs::copy(segment.path(), copy.join(segment.file_name())).expect("it is copied");
+    }
+    let (_, longest) = kill_at_work(directory.path(), None);
+    let (mut kills, mut children) = (0, 0);
+    while kills < KILLS {
+        children += 1;
+        assert!(children < CHILDREN_MAX, "{kills} of {children} kills hit a child at work");
+        let after = longest.mul_f64(ledger.random(1_000) as f64 / 1_000.0);
+        let (at_work, _) = kill_at_work(directory.path(), Some(after));
+        kills += u32::from(at_work);
+        // A view that was killed a few times goes on and is right; then a new one is begun.
+        if !at_work || ledger.random(4) == 0 {
+            let history = ledger.history(&place("history"));
+            assert_eq!(history.position(), ledger.state.sequence());
+            ledger.compare_past(&history, 20);
+            drop(history);
+            std::fs::remove_dir_all(place("history")).expect("it is removed");
+        }
+    }
+    kill_at_work(directory.path(), Some(longest / 2));
+    for name in ["history", "rebuilt"] {
+        let history = ledger.history(&place(name));
+        ledger.compare_past(&history, 200);
+        ledger.compare_states(&history, 3);
+        ledger.compare_history(&history);
     }
 }
