@@ -10,6 +10,7 @@ use crate::bench::BenchArguments;
 use crate::events_command::EventsArguments;
 use crate::exit::EXIT_CODES_HELP;
 use crate::settings::{Flags, SETTINGS, Scope, Setting};
+use crate::sql_view::SqlArguments;
 
 const ABOUT: &str = "A digital wallet ledger: exactly-once transfers, durable before they are answered";
 const EXAMPLES: &str = "\
@@ -111,6 +112,9 @@ pub(crate) enum Subject {
     /// Print events, past ones and then live ones as they become durable
     #[command(after_help = crate::events_command::HELP)]
     Events(EventsArguments),
+    /// Keep the ledger in the tables of another database
+    #[command(subcommand)]
+    Views(ViewsSubject),
     /// Print what the journal of a data directory holds (server stopped)
     #[command(subcommand)]
     Journal(JournalSubject),
@@ -375,6 +379,14 @@ pub(crate) struct UpgradeCheckArguments {
     pub(crate) directory: DirectorySettings,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+/// `jigap views ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ViewsSubject {
+    /// Follow the ledger into tables of PostgreSQL or SQLite, for questions in SQL
+    #[command(after_help = crate::sql_view::HELP)]
+    Sql(SqlArguments),
 }
 
 /// `jigap journal ...`

@@ -21,7 +21,7 @@ pub(crate) enum Exit {
     DiskFailed = 5,
     /// Another process has the data directory.
     Locked = 6,
-    /// The data directory cannot be used: no permission, or written by another version.
+    /// The data directory, or the database of a view, cannot be used: no permission, or written by another version.
     Directory = 7,
     /// Anything else that the operating system refused.
     Failed = 8,
@@ -37,7 +37,7 @@ Exit codes:
   4  damaged data: the journal or the store is not what it must be
   5  the disk failed while serving; start again once it is mended
   6  another process has the data directory
-  7  the data directory cannot be used (permission, format version)
+  7  the data directory, or the database of a view, cannot be used (permission, version, another ledger)
   8  anything else";
 
 /// Why a command did not end well.

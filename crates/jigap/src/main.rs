@@ -15,12 +15,13 @@ mod progress;
 mod receipt;
 mod serve;
 mod settings;
+mod sql_view;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{AccountSubject, CommandLine, JournalSubject, ReceiptSubject, Subject};
+use cli::{AccountSubject, CommandLine, JournalSubject, ReceiptSubject, Subject, ViewsSubject};
 use client::Ask;
 use exit::{Exit, Failure};
 use storage::memory::HugePages;
@@ -72,6 +73,7 @@ fn run(subject: Subject) -> Result<(), Failure> {
         }
         Subject::State { client } => client::run(&Ask::state(), &client),
         Subject::Events(arguments) => events_command::run(&arguments),
+        Subject::Views(ViewsSubject::Sql(arguments)) => sql_view::run(&arguments),
         Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
         Subject::Journal(JournalSubject::Verify(arguments)) | Subject::Verify(arguments) => {
             journal::verify(&arguments.directory, arguments.output)

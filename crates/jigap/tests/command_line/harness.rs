@@ -94,8 +94,12 @@ impl Home {
 
     /// The command that serves on free ports.
     pub(crate) fn serve_command(&self) -> Command {
+        self.serve_command_at("127.0.0.1:0", "127.0.0.1:0")
+    }
+
+    fn serve_command_at(&self, http: &str, grpc: &str) -> Command {
         let mut command = self.command();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]);
+        command.args(["serve", "--listen", http, "--grpc-listen", grpc]);
         command
     }
 
@@ -106,8 +110,19 @@ impl Home {
 
     /// As [`Home::serve`], with more flags.
     pub(crate) fn serve_with(&self, flags: &[&str]) -> Wallet<'_> {
-        let mut child =
-            self.serve_command().args(flags).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = self.serve_command();
+        command.args(flags);
+        self.wait_until_it_serves(command)
+    }
+
+    /// As [`Home::serve`], where an earlier wallet was.
+    #[allow(dead_code, reason = "for the tests of the sql view")]
+    pub(crate) fn serve_at(&self, http: &str, grpc: &str) -> Wallet<'_> {
+        self.wait_until_it_serves(self.serve_command_at(http, grpc))
+    }
+
+    fn wait_until_it_serves(&self, mut command: Command) -> Wallet<'_> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut welcome = BufReader::new(child.stdout.take().unwrap());
         let mut lines = Vec::new();
         // The welcome ends with an empty line after the lines to try.
