@@ -40,6 +40,8 @@ pub(super) struct Registry {
 struct Inner {
     /// Everything up to here was handed out.
     position: Sequence,
+    /// The publisher goes on from this position, even while nobody listens: it only looks now and then whether that is so.
+    is_publishing: bool,
     everything: Vec<Live>,
     by_account: HashMap<AccountNumber, Vec<Live>>,
 }
@@ -76,7 +78,7 @@ impl Registry {
         account: Option<AccountNumber>,
     ) -> bool {
         let mut inner = self.lock();
-        if inner.is_empty() {
+        if inner.is_empty() && !inner.is_publishing {
             inner.position = after;
         } else if inner.position > after {
             return false;
@@ -123,8 +125,10 @@ impl Shared {
     /// Where to begin, once there is somebody; `None` when the server stops.
     fn wait_for_subscribers(&self) -> Option<Sequence> {
         let mut inner = self.registry.lock();
+        inner.is_publishing = false;
         while !self.is_stopping() {
             if !inner.is_empty() {
+                inner.is_publishing = true;
                 return Some(inner.position);
             }
             let waited = self.registry.joined.wait_timeout(inner, IDLE);
@@ -156,6 +160,13 @@ impl Shared {
             }
             match frames.as_mut().and_then(Iterator::next).transpose()? {
                 Some(frame) if frame.sequence_count() > 0 && last_of(&frame) > position => {
+                    // The journal shows a frame a moment before it is told to be committed. Whoever got its events and subscribed
+                    // again at once would be told that they are in the future.
+                    while !self.partition.wait_for_committed(last_of(&frame), IDLE) {
+                        if self.is_stopping() {
+                            return Ok(());
+                        }
+                    }
                     self.publish_frame(&frame, position)?;
                     position = last_of(&frame);
                 }
@@ -239,5 +250,26 @@ impl Shared {
             }
             Posted::Closed => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A subscriber left while the publisher was at work; the next one had read the journal up to 58 when 59 was handed out to nobody.
+    /// It used to be taken in, and got 60 next.
+    #[test]
+    fn whoever_joins_a_publisher_that_is_further_reads_the_journal_on() {
+        let registry = Registry::default();
+        let joins = |after| registry.join(&Arc::new(Mailbox::new(10)), Sequence(after), None);
+        assert!(joins(58));
+        *registry.lock() = Inner { position: Sequence(59), is_publishing: true, ..Inner::default() };
+        assert!(!joins(58));
+        assert!(joins(59));
+        // Once the publisher sleeps, it begins wherever the first one to join is.
+        *registry.lock() = Inner { position: Sequence(59), ..Inner::default() };
+        assert!(joins(7));
+        assert_eq!(registry.lock().position, Sequence(7));
     }
 }

@@ -157,6 +157,7 @@ impl Shared {
     /// The next events of the journal that are wanted. Blocks on the disk.
     fn read_past(&self, after: Sequence, account: Option<AccountNumber>) -> Result<Past, ReadEventsError> {
         let reader = self.partition.reader();
+        let committed = self.partition.committed();
         let mut past = Past { events: Vec::new(), position: after, is_all: false };
         let Some(first) = reader.frame_containing(journal::Sequence(after.0 + 1))? else {
             past.is_all = true;
@@ -166,7 +167,10 @@ impl Shared {
         let mut later = None;
         let mut frame = Some(first);
         for _ in 0..PAST_FRAMES_MAX {
-            let Some(current) = frame else {
+            // The journal shows a frame a moment before it is told to be committed.
+            let Some(current) =
+                frame.filter(|frame| frame.sequence_count() == 0 || last_of(frame) <= committed)
+            else {
                 past.is_all = true;
                 return Ok(past);
             };
