@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use rusqlite::types::ValueRef;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use testbed::Server;
@@ -52,12 +53,12 @@ impl Base {
     }
 
     /// The view as a process that follows for ever, and logs into the directory.
-    pub(crate) fn follower(&self, directory: &Path, wallet: &Wallet<'_>) -> Child {
+    pub(crate) fn follower(&self, directory: &Path, wallet: &Wallet<'_>) -> Follower {
         let log = fs::File::options().create(true).append(true).open(directory.join("views.log")).unwrap();
         let mut command = crate::harness::command(directory);
         command.args(["views", "sql", "--to", &self.url(), "--timeout", "500ms"]);
         command.args(["--grpc-server", &format!("http://{}", wallet.grpc)]);
-        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        Follower(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
     /// What the names of the tables begin with.
@@ -158,6 +159,29 @@ impl Base {
             ("balances_decimal", self.rows("SELECT * FROM {}balances_decimal ORDER BY 1, 2")),
             ("amounts", self.rows("SELECT amount, released FROM {}transactions_decimal ORDER BY sequence")),
         ]
+    }
+}
+
+/// The view as a process; it is killed when dropped, for it would follow for ever.
+pub(crate) struct Follower(Child);
+
+impl Follower {
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Asks it to stop, and tells how it ended.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

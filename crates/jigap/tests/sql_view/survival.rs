@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::databases::Base;
 use crate::harness::{Home, Wallet};
@@ -50,10 +50,9 @@ pub(crate) fn kills_lose_and_double_nothing(base: &mut Base) {
     let mut random = fastrand::Rng::with_seed(seed());
     under_load(&wallet, &mut random, |random| {
         for _ in 0..KILLS {
-            let mut follower = base.follower(home.path(), &wallet);
+            let follower = base.follower(home.path(), &wallet);
             random_life(random);
-            follower.kill().unwrap();
-            follower.wait().unwrap();
+            drop(follower);
         }
     });
     compare_with_undisturbed(&wallet, base);
@@ -67,7 +66,7 @@ fn a_database_that_is_killed_loses_and_doubles_nothing() {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut base = Base::postgres();
     let mut follower = base.follower(home.path(), &wallet);
-    let mut second = base.follower(home.path(), &wallet);
+    let second = base.follower(home.path(), &wallet);
     under_load(&wallet, &mut random, |random| {
         for _ in 0..KILLS_OF_THE_DATABASE {
             random_life(random);
@@ -83,12 +82,11 @@ fn a_database_that_is_killed_loses_and_doubles_nothing() {
     let deadline = Instant::now() + PATIENCE;
     while base.rows("SELECT sequence FROM {}position")[0][0].as_ref() != Some(&committed) {
         assert!(Instant::now() < deadline, "it does not catch up: {}", log());
-        assert!(follower.try_wait().unwrap().is_none(), "it ended: {}", log());
+        assert!(!follower.has_ended(), "it ended: {}", log());
         std::thread::sleep(Duration::from_millis(20));
     }
-    for follower in [&mut follower, &mut second] {
-        kill_process(Pid::from_child(follower), Signal::TERM).unwrap();
-        assert_eq!(follower.wait().unwrap().code(), Some(0), "{}", log());
+    for follower in [follower, second] {
+        assert_eq!(follower.stop(), Some(0), "{}", log());
     }
     compare_with_undisturbed(&wallet, &base);
     wallet.stop();
@@ -122,7 +120,7 @@ fn a_wallet_that_is_killed_is_found_again() {
     let base = Base::sqlite();
     base.follow_once(&wallet).expect_code(0);
     let (grpc, http) = (wallet.grpc.to_string(), wallet.http.to_string());
-    let mut follower = base.follower(home.path(), &wallet);
+    let follower = base.follower(home.path(), &wallet);
     wallet.signal(Signal::KILL);
     drop(wallet);
     let wallet = home.serve_at(&http, &grpc);
@@ -132,7 +130,6 @@ fn a_wallet_that_is_killed_is_found_again() {
         assert!(Instant::now() < deadline, "it does not come back");
         std::thread::sleep(Duration::from_millis(20));
     }
-    kill_process(Pid::from_child(&follower), Signal::TERM).unwrap();
-    assert_eq!(follower.wait().unwrap().code(), Some(0));
+    assert_eq!(follower.stop(), Some(0));
     wallet.stop();
 }
