@@ -23,6 +23,7 @@ pub mod problem;
 pub mod request;
 pub mod response;
 mod time;
+pub mod webhook;
 pub mod wire;
 
 /// What `wallet.proto` says, as the library reads it; `TransferBatch` and `TransferBatchResult` are [`wire::Message`].

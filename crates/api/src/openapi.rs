@@ -6,7 +6,7 @@ use crate::Code;
 
 /// A route of the API: method, path, summary, the schema of its body, the status of success.
 pub struct Route {
-    /// `get` or `post`.
+    /// `get`, `post` or `delete`.
     pub method: &'static str,
     /// With `{name}` for parameters.
     pub path: &'static str,
@@ -39,6 +39,18 @@ const fn get(
     answer: Option<&'static str>,
 ) -> Route {
     Route { method: "get", path, summary, body: None, success: 200, answer, query }
+}
+
+/// A route of the admin interface.
+const fn admin(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    body: Option<&'static str>,
+    success: u16,
+    answer: &'static str,
+) -> Route {
+    Route { method, path, summary, body, success, answer: Some(answer), query: &[] }
 }
 
 /// Every route.
@@ -108,15 +120,79 @@ pub const ROUTES: &[Route] = &[
         &["partition", "after", "account"],
         Some("EventStream"),
     ),
-    Route {
-        method: "post",
-        path: "/v1/admin/snapshots",
-        summary: "Write a snapshot of now into the archive; 200 when nothing has happened since the last one",
-        body: None,
-        success: 201,
-        answer: Some("Snapshot"),
-        query: &[],
-    },
+    admin(
+        "post",
+        "/v1/admin/snapshots",
+        "Write a snapshot of now into the archive; 200 when nothing has happened since the last one",
+        None,
+        201,
+        "Snapshot",
+    ),
+    admin(
+        "post",
+        "/v1/admin/webhooks",
+        "Add a webhook; the answer has its secret, which is shown only now",
+        Some("NewWebhook"),
+        201,
+        "WebhookWithSecret",
+    ),
+    admin("get", "/v1/admin/webhooks", "Every webhook", None, 200, "Webhooks"),
+    admin(
+        "get",
+        "/v1/admin/webhooks/{webhook_id}",
+        "A webhook with its cursor, its lag and its last error",
+        None,
+        200,
+        "Webhook",
+    ),
+    admin(
+        "delete",
+        "/v1/admin/webhooks/{webhook_id}",
+        "Remove a webhook, its cursor and its dead letters",
+        None,
+        200,
+        "Webhook",
+    ),
+    admin(
+        "post",
+        "/v1/admin/webhooks/{webhook_id}/pause",
+        "Send nothing until it is resumed; the journal keeps what happens meanwhile",
+        None,
+        200,
+        "Webhook",
+    ),
+    admin(
+        "post",
+        "/v1/admin/webhooks/{webhook_id}/resume",
+        "Go on after the cursor: after a pause, or when a receiver that was gone is back",
+        None,
+        200,
+        "Webhook",
+    ),
+    admin(
+        "post",
+        "/v1/admin/webhooks/{webhook_id}/rotate-secret",
+        "Make a new secret, shown only now; the previous one signs beside it for a while",
+        Some("RotateSecret"),
+        200,
+        "WebhookWithSecret",
+    ),
+    admin(
+        "get",
+        "/v1/admin/webhooks/{webhook_id}/dead-letters",
+        "The events that were given up",
+        None,
+        200,
+        "DeadLetters",
+    ),
+    admin(
+        "post",
+        "/v1/admin/webhooks/{webhook_id}/redeliver",
+        "Send dead letters once more, each once: what is delivered is no dead letter any more",
+        Some("Redeliver"),
+        202,
+        "Redelivery",
+    ),
     get("/healthz", "The process lives", &[], None),
     get("/readyz", "The server can serve", &[], None),
     get("/metrics", "Metrics for Prometheus", &[], None),
@@ -173,10 +249,15 @@ fn operation(route: &Route) -> Value {
         responses.insert(status.to_string(), problem(status));
     }
     let mut operation = json!({ "summary": route.summary, "parameters": parameters, "responses": responses });
+    if route.answer == Some("WebhookWithSecret") && route.success == 201 {
+        operation["callbacks"] =
+            json!({ "event": { "{$request.body#/url}": { "post": crate::webhook::callback() } } });
+    }
     if let Some(body) = route.body {
         let schema = json!({ "$ref": format!("#/components/schemas/{body}") });
+        let is_required = !matches!(body, "RotateSecret" | "Redeliver");
         operation["requestBody"] =
-            json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+            json!({ "required": is_required, "content": { "application/json": { "schema": schema } } });
     }
     operation
 }
@@ -184,6 +265,7 @@ fn operation(route: &Route) -> Value {
 fn path_schema(name: &str) -> Value {
     match name {
         "transaction_id" => json!({ "type": "string", "format": "uuid" }),
+        "webhook_id" => json!({ "type": "string", "pattern": "^wh_[0-9a-f]{16}$" }),
         _ => json!({ "type": "string", "pattern": "^(@external|[A-Za-z0-9._:-]{1,64})$" }),
     }
 }
@@ -200,7 +282,7 @@ fn query_schema(name: &str) -> Value {
 
 /// The headers that a request may carry.
 fn headers(route: &Route) -> Option<Value> {
-    if !route.path.starts_with("/v1/") {
+    if !route.path.starts_with("/v1/wallet/") {
         return None;
     }
     let (name, description, schema) = match route.method {
@@ -231,7 +313,7 @@ fn success(route: &Route) -> Value {
         None => json!({ "text/plain": { "schema": { "type": "string" } } }),
     };
     let mut response = json!({ "description": "Success", "content": content });
-    if route.path.starts_with("/v1/") {
+    if route.path.starts_with("/v1/wallet/") {
         response["headers"] = json!({
             "X-Wallet-Position": { "description": "partition:sequence", "schema": { "type": "string" } },
             "Idempotent-Replayed": { "description": "`true` when this is the first answer again",
@@ -291,8 +373,10 @@ fn schemas() -> Value {
             "transaction_id": id, "leg": { "type": "integer" }, "leg_code": { "enum": codes } } },
     });
     let mut schemas = requests;
-    if let (Some(schemas), Value::Object(answers)) = (schemas.as_object_mut(), answers()) {
-        schemas.extend(answers);
+    for more in [answers(), crate::webhook::schemas()] {
+        if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
+            schemas.extend(more);
+        }
     }
     schemas
 }

@@ -42,7 +42,9 @@ codes! {
     Forbidden = ("forbidden", 403, false, "The key does not allow this");
     AccountNotFound = ("account_not_found", 404, false, "No such account");
     TransactionNotFound = ("transaction_not_found", 404, false, "No such transaction");
+    WebhookNotFound = ("webhook_not_found", 404, false, "No such webhook");
     AccountExists = ("account_exists", 409, false, "The account exists with other metadata");
+    WebhookExists = ("webhook_exists", 409, false, "Such a webhook exists already");
     HoldNotPending = ("hold_not_pending", 409, false, "The hold is settled already");
     AccountNotEmpty = ("account_not_empty", 409, false, "The account still has money");
     RouteNotFound = ("route_not_found", 404, false, "No such route");
@@ -278,8 +280,14 @@ mod tests {
                 map.entry(code.status()).or_insert_with(Vec::new).push(code.name());
                 map
             });
-        assert_eq!(statuses[&409], ["account_exists", "hold_not_pending", "account_not_empty"]);
-        assert_eq!(statuses[&404], ["account_not_found", "transaction_not_found", "route_not_found"]);
+        assert_eq!(
+            statuses[&409],
+            ["account_exists", "webhook_exists", "hold_not_pending", "account_not_empty"]
+        );
+        assert_eq!(
+            statuses[&404],
+            ["account_not_found", "transaction_not_found", "webhook_not_found", "route_not_found"]
+        );
         assert_eq!(statuses[&503], ["overloaded", "unavailable"]);
         assert_eq!(statuses[&422].len(), 8);
         assert_eq!(statuses[&400].len(), 6);

@@ -328,7 +328,7 @@ pub fn path_transaction(text: &str) -> Result<TransactionId, Problem> {
     checked_transaction_id(text)
 }
 
-fn parse<'body, Body: Deserialize<'body>>(body: &'body [u8]) -> Result<Body, Problem> {
+pub(crate) fn parse<'body, Body: Deserialize<'body>>(body: &'body [u8]) -> Result<Body, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()))
 }
 

@@ -11,6 +11,7 @@ use crate::events_command::EventsArguments;
 use crate::exit::EXIT_CODES_HELP;
 use crate::settings::{Flags, SETTINGS, Scope, Setting};
 use crate::sql_view::SqlArguments;
+use crate::webhook_command::WebhookSubject;
 
 const ABOUT: &str = "A digital wallet ledger: exactly-once transfers, durable before they are answered";
 const EXAMPLES: &str = "\
@@ -104,8 +105,11 @@ pub(crate) enum Subject {
         #[command(flatten)]
         client: ClientArguments,
     },
-    /// Show position, totals and digest of the whole state
+    /// Show position, totals and digest of the whole state, now or after an event of the past
     State {
+        /// As it stood after this event
+        #[arg(long, value_name = "SEQUENCE")]
+        at_sequence: Option<u64>,
         #[command(flatten)]
         client: ClientArguments,
     },
@@ -115,6 +119,9 @@ pub(crate) enum Subject {
     /// Keep the ledger in the tables of another database
     #[command(subcommand)]
     Views(ViewsSubject),
+    /// Send events to other systems as they happen: add, watch and mend webhooks
+    #[command(subcommand, after_help = crate::webhook_command::HELP)]
+    Webhook(WebhookSubject),
     /// Print what the journal of a data directory holds (server stopped)
     #[command(subcommand)]
     Journal(JournalSubject),
@@ -170,10 +177,12 @@ pub(crate) enum AccountSubject {
         #[command(flatten)]
         client: ClientArguments,
     },
-    /// Show an account and its balances
+    /// Show an account and its balances, now or at a moment of the past
     Show {
         /// The account, or @external for the world outside
         account_id: String,
+        #[command(flatten)]
+        moment: MomentArguments,
         #[command(flatten)]
         client: ClientArguments,
     },

@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::print_json;
 use crate::settings::Settings;
 
-pub(crate) use request::{Ask, cash, follow_up, hold, open_account, transfer};
+pub(crate) use request::{Ask, Method, Subject, cash, escape, follow_up, hold, open_account, transfer};
 
 /// The wait before the first repeat; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -101,9 +101,10 @@ impl Client {
 
     fn ask_once(&self, ask: &Ask) -> Result<Answer, Silence> {
         let url = format!("{}{}", self.server, ask.path);
-        let response = match &ask.body {
-            Some(body) => self.agent.post(&url).send_json(body),
-            None => self.agent.get(&url).call(),
+        let response = match &ask.method {
+            Method::Post(body) => self.agent.post(&url).send_json(body),
+            Method::Get => self.agent.get(&url).call(),
+            Method::Delete => self.agent.delete(&url).call(),
         };
         let mut response = response.map_err(silence)?;
         let status = response.status().as_u16();

@@ -16,6 +16,7 @@ mod receipt;
 mod serve;
 mod settings;
 mod sql_view;
+mod webhook_command;
 
 use std::process::ExitCode;
 
@@ -71,9 +72,10 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::Transaction { transaction_id, client } => {
             client::run(&Ask::transaction(&transaction_id), &client)
         }
-        Subject::State { client } => client::run(&Ask::state(), &client),
+        Subject::State { at_sequence, client } => client::run(&Ask::state(at_sequence), &client),
         Subject::Events(arguments) => events_command::run(&arguments),
         Subject::Views(ViewsSubject::Sql(arguments)) => sql_view::run(&arguments),
+        Subject::Webhook(subject) => webhook_command::run(&subject),
         Subject::Journal(JournalSubject::Dump(arguments)) => journal::dump(&arguments),
         Subject::Journal(JournalSubject::Verify(arguments)) | Subject::Verify(arguments) => {
             journal::verify(&arguments.directory, arguments.output)
@@ -101,7 +103,9 @@ fn account(subject: &AccountSubject) -> Result<(), Failure> {
         AccountSubject::Open { account_id, notes, client } => {
             client::run(&client::open_account(account_id, notes), client)
         }
-        AccountSubject::Show { account_id, client } => client::run(&Ask::account(account_id), client),
+        AccountSubject::Show { account_id, moment, client } => {
+            client::run(&Ask::account(account_id, moment), client)
+        }
         AccountSubject::Close { account_id, identity, client } => {
             let path = ("accounts", account_id.as_str(), "close");
             client::run(&client::follow_up(path, identity, None, None)?, client)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use server::{Config, EventsConfig, Ready, Server};
+use server::{Config, EventsConfig, Reach, Ready, Server, WebhookStore, WebhookStoreError, WebhooksConfig};
 use shards::partition::{self, OnFatal, OpenError, Partition};
 use storage::objects::Purpose;
 use tokio::runtime::{Builder, Runtime};
@@ -69,7 +69,7 @@ impl Node {
 /// Listens at once, so that `/healthz` answers while the journal is being read; serves once it has been.
 async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<Node>, Failure> {
     let mut signals = Signals::new()?;
-    let config = config(settings)?;
+    let config = config(settings, directory)?;
     let (listen, grpc_listen) = (config.listen, config.grpc_listen);
     let server = Server::bind(config).await.with_context(|| {
         format!("cannot listen on {listen} (HTTP) and {grpc_listen} (gRPC); is another process there?")
@@ -107,7 +107,7 @@ async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<
     Ok(Some(node))
 }
 
-fn config(settings: &Settings) -> Result<Config, Failure> {
+fn config(settings: &Settings, directory: &DataDirectory) -> Result<Config, Failure> {
     let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
     let time = |name| Duration::from_millis(settings.number(name));
     Ok(Config {
@@ -122,8 +122,35 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
             patience: time("events-patience"),
             heartbeat: time("events-heartbeat"),
         },
+        webhooks: webhooks(settings, directory)?,
         ..Config::default()
     })
+}
+
+fn webhooks(settings: &Settings, directory: &DataDirectory) -> Result<Option<WebhooksConfig>, Failure> {
+    let reach = match settings.text("webhooks-reach") {
+        "off" => return Ok(None),
+        "public" => Reach::Public,
+        _ => Reach::Private,
+    };
+    let store = WebhookStore::open(&directory.path().join("webhooks")).map_err(|error| {
+        let exit = match &error {
+            WebhookStoreError::Io { .. } => Exit::Directory,
+            WebhookStoreError::Damaged { .. } => Exit::Damaged,
+        };
+        Failure::new(exit, error)
+    })?;
+    let time = |name| Duration::from_millis(settings.number(name));
+    let backoff_max = time("webhooks-backoff-max");
+    let defaults = WebhooksConfig::new(store);
+    Ok(Some(WebhooksConfig {
+        reach,
+        timeout: time("webhooks-timeout"),
+        retry_time: time("webhooks-retry-time"),
+        backoff_min: defaults.backoff_min.min(backoff_max),
+        backoff_max,
+        ..defaults
+    }))
 }
 
 fn address(settings: &Settings, name: &str) -> Result<SocketAddr, Failure> {

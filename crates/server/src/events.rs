@@ -23,10 +23,11 @@ use ledger::{AccountNumber, Sequence};
 use shards::partition::Partition;
 use tokio::sync::{Semaphore, watch};
 
-pub(crate) use block::Delivery;
+pub(crate) use block::{Delivery, StreamEvent};
 use names::NameCache;
 use publisher::Registry;
 pub(crate) use sse::{check_partition, check_position, serve, too_many};
+use subscription::Limits;
 pub(crate) use subscription::{Next, Subscription};
 
 /// Subscribers that may read the journal at the same time.
@@ -140,6 +141,18 @@ impl Events {
         let subscribers = &self.shared.metrics.subscribers;
         let more = |count| if count < max { Some(count + 1) } else { None };
         subscribers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Subscription::new(Arc::clone(&self.shared), after, account, form))
+        let limits = Limits { buffer_events: self.shared.config.buffer_events, is_guest: true };
+        Some(Subscription::new(Arc::clone(&self.shared), after, account, form, limits))
+    }
+
+    /// As [`Events::subscribe`], for a part of the wallet itself: it is never refused, nor dropped for being slow.
+    pub(crate) fn follow(
+        &self,
+        after: Sequence,
+        account: Option<AccountNumber>,
+        buffer_events: usize,
+    ) -> Subscription {
+        let limits = Limits { buffer_events, is_guest: false };
+        Subscription::new(Arc::clone(&self.shared), after, account, Form::Text, limits)
     }
 }

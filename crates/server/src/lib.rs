@@ -11,6 +11,7 @@ mod grpc;
 mod metrics;
 mod query;
 mod routes;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +26,8 @@ use batcher::Batcher;
 use events::Events;
 pub use events::EventsConfig;
 use metrics::NetworkMetrics;
+use webhooks::Webhooks;
+pub use webhooks::{Reach, WebhookStore, WebhookStoreError, WebhooksConfig};
 
 /// Connections that may wait to be accepted. A client that finds no room tries again only after a second.
 const CONNECTIONS_WAITING_MAX: u32 = 4096;
@@ -46,6 +49,8 @@ pub struct Config {
     pub connections_max: usize,
     /// How events are pushed.
     pub events: EventsConfig,
+    /// How webhooks are sent; `None` for not at all.
+    pub webhooks: Option<WebhooksConfig>,
 }
 
 impl Default for Config {
@@ -58,6 +63,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             connections_max: 16_384,
             events: EventsConfig::default(),
+            webhooks: None,
         }
     }
 }
@@ -69,6 +75,7 @@ pub(crate) struct Node {
     pub(crate) history: Arc<History>,
     pub(crate) batcher: Batcher,
     pub(crate) events: Events,
+    pub(crate) webhooks: Option<Webhooks>,
     /// Whose turn it is to rebuild a state of the past.
     pub(crate) past_states: Arc<Semaphore>,
 }
@@ -104,10 +111,14 @@ impl Ready {
         let _in_runtime = self.runtime.enter();
         let batcher = Batcher::start(partition.clone());
         let stopping = self.shared.stopping.subscribe();
-        let events = Events::start(partition.clone(), self.shared.config.events.clone(), stopping)
+        let events = Events::start(partition.clone(), self.shared.config.events.clone(), stopping.clone())
             .expect("a process that has just recovered can start one more thread");
+        let webhooks = self.shared.config.webhooks.clone();
+        let webhooks =
+            webhooks.map(|config| Webhooks::start(config, partition.clone(), events.clone(), stopping));
         let past_states = Arc::new(Semaphore::new(PAST_STATES_MAX));
-        if self.shared.node.set(Node { partition, history, batcher, events, past_states }).is_err() {
+        if self.shared.node.set(Node { partition, history, batcher, events, webhooks, past_states }).is_err()
+        {
             tracing::error!("the server was given a partition twice; it keeps the first");
         }
     }
@@ -165,7 +176,16 @@ impl Server {
             // Streams of events end at once: they would never become idle.
             shared.stopping.send_replace(true);
         };
-        connections::serve(self.listener, self.shared, stop).await;
+        let of_webhooks = Arc::clone(&self.shared);
+        let mut stopping = self.shared.stopping.subscribe();
+        let webhooks = async {
+            // A sender that is gone has stopped as well.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+            if let Some(webhooks) = of_webhooks.node.get().and_then(|node| node.webhooks.as_ref()) {
+                webhooks.stopped(drain_timeout).await;
+            }
+        };
+        tokio::join!(connections::serve(self.listener, self.shared, stop), webhooks);
         if tokio::time::timeout(drain_timeout, grpc).await.is_err() {
             tracing::warn!("some gRPC streams were still open when the time for draining was over");
         }

@@ -160,6 +160,9 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
     for (name, help, value) in gauges {
         out.single(name, "gauge", help, value);
     }
+    if let Some(webhooks) = &node.webhooks {
+        webhooks.metrics(&mut out);
+    }
     if let Some(archiver) = node.partition.archiver() {
         archive(&mut out, archiver.metrics(), committed);
     }
@@ -189,15 +192,16 @@ fn archive(out: &mut Exposition, metrics: &ArchiveMetrics, committed: u64) {
     }
 }
 
-struct Exposition(String);
+/// The text as far as it is written.
+pub(crate) struct Exposition(String);
 
 impl Exposition {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, series: &str, value: u64) {
+    pub(crate) fn line(&mut self, series: &str, value: u64) {
         let _ = writeln!(self.0, "{series} {value}");
     }
 

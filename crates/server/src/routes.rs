@@ -24,7 +24,7 @@ use shards::partition::AccountView;
 use views::HistoryQuery;
 
 use crate::query::{self, Outcome, Point};
-use crate::{Node, Shared, answer, events, metrics};
+use crate::{Node, Shared, answer, events, metrics, webhooks};
 
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -60,6 +60,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/wallet/state", get(state))
         .route("/v1/wallet/events", get(events))
         .route("/v1/admin/snapshots", post(snapshot))
+        .merge(webhooks::routes())
         .route("/healthz", get(async || answer::text("text/plain", "ok\n".into())))
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus))
@@ -106,7 +107,7 @@ fn route_name(path: &str) -> &'static str {
     openapi::ROUTES.iter().find(|route| matches(route.path)).map_or("other", |route| route.path)
 }
 
-fn node(shared: &Shared) -> Result<&Node, Problem> {
+pub(crate) fn node(shared: &Shared) -> Result<&Node, Problem> {
     shared
         .node
         .get()
@@ -114,7 +115,7 @@ fn node(shared: &Shared) -> Result<&Node, Problem> {
 }
 
 /// The whole body of a command, once its headers were checked. What is far too large is not read to its end.
-async fn read_body<Content>(headers: &HeaderMap, mut content: Content) -> Result<Bytes, Problem>
+pub(crate) async fn read_body<Content>(headers: &HeaderMap, mut content: Content) -> Result<Bytes, Problem>
 where
     Content: HttpBody<Data = Bytes> + Unpin,
     Content::Error: std::fmt::Display,
@@ -180,7 +181,7 @@ fn check_key(headers: &HeaderMap, transaction_id: TransactionId) -> Result<(), P
 }
 
 /// The id in a path. What is no text there becomes a character that no id has, and so meets the check of the id.
-struct Segment(String);
+pub(crate) struct Segment(pub(crate) String);
 
 impl<State: Send + Sync> FromRequestParts<State> for Segment {
     type Rejection = Infallible;
@@ -191,7 +192,7 @@ impl<State: Send + Sync> FromRequestParts<State> for Segment {
     }
 }
 
-fn respond(answer: Answer) -> Response<Body> {
+pub(crate) fn respond(answer: Answer) -> Response<Body> {
     answer.unwrap_or_else(|problem| answer::problem(&problem))
 }
 

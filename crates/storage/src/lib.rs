@@ -11,6 +11,6 @@ pub mod journal;
 pub mod memory;
 pub mod objects;
 pub mod proof;
-mod random;
+pub mod random;
 pub mod snapshot;
 pub mod store;

@@ -3,17 +3,26 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::cli::{CashArguments, HistoryArguments, IdentityArguments, MetadataArguments, TransferArguments};
+use crate::cli::{
+    CashArguments, HistoryArguments, IdentityArguments, MetadataArguments, MomentArguments, TransferArguments,
+};
 use crate::exit::Failure;
 
 /// One request.
 pub(crate) struct Ask {
     pub(crate) subject: Subject,
     pub(crate) path: String,
-    /// `None` for a query.
-    pub(crate) body: Option<Value>,
+    pub(crate) method: Method,
     /// The id under which the command happens once.
     pub(crate) transaction_id: Option<String>,
+}
+
+/// How it is asked.
+#[derive(Debug)]
+pub(crate) enum Method {
+    Get,
+    Post(Value),
+    Delete,
 }
 
 /// What the answer is about, and so how it is printed.
@@ -25,17 +34,27 @@ pub(crate) enum Subject {
     Transaction,
     State,
     Receipt,
+    Webhooks,
+    DeadLetters,
 }
 
 impl Ask {
     /// A query.
-    fn query(subject: Subject, path: String) -> Ask {
-        Ask { subject, path, body: None, transaction_id: None }
+    pub(crate) fn query(subject: Subject, path: String) -> Ask {
+        Ask { subject, path, method: Method::Get, transaction_id: None }
+    }
+
+    /// A request to the admin interface.
+    pub(crate) fn admin(path: String, method: Method) -> Ask {
+        Ask { subject: Subject::Command, path, method, transaction_id: None }
     }
 
     /// `account show`.
-    pub(crate) fn account(account_id: &str) -> Ask {
-        Ask::query(Subject::Account, format!("/v1/wallet/accounts/{}", escape(account_id)))
+    pub(crate) fn account(account_id: &str, moment: &MomentArguments) -> Ask {
+        let at_sequence = moment.at_sequence.map(|sequence| sequence.to_string());
+        let parameters = [("at", moment.at.as_deref()), ("at_sequence", at_sequence.as_deref())];
+        let path = with_parameters(format!("/v1/wallet/accounts/{}", escape(account_id)), &parameters);
+        Ask::query(Subject::Account, path)
     }
 
     /// `transaction`.
@@ -49,14 +68,15 @@ impl Ask {
     }
 
     /// `state`.
-    pub(crate) fn state() -> Ask {
-        Ask::query(Subject::State, "/v1/wallet/state".to_owned())
+    pub(crate) fn state(at_sequence: Option<u64>) -> Ask {
+        let at_sequence = at_sequence.map(|sequence| sequence.to_string());
+        let parameters = [("at_sequence", at_sequence.as_deref())];
+        Ask::query(Subject::State, with_parameters("/v1/wallet/state".to_owned(), &parameters))
     }
 
     /// `snapshot create`.
     pub(crate) fn snapshot() -> Ask {
-        let path = "/v1/admin/snapshots".to_owned();
-        Ask { subject: Subject::Command, path, body: Some(json!({})), transaction_id: None }
+        Ask::admin("/v1/admin/snapshots".to_owned(), Method::Post(json!({})))
     }
 
     /// `history`.
@@ -69,22 +89,27 @@ impl Ask {
             ("since", arguments.since.as_deref()),
             ("until", arguments.until.as_deref()),
         ];
-        let parameters: Vec<String> = parameters
-            .into_iter()
-            .filter_map(|(name, value)| Some(format!("{name}={}", escape(value?))))
-            .collect();
-        let mut path = format!("/v1/wallet/accounts/{}/history", escape(&arguments.account));
-        if !parameters.is_empty() {
-            path = format!("{path}?{}", parameters.join("&"));
-        }
-        Ask::query(Subject::History, path)
+        let path = format!("/v1/wallet/accounts/{}/history", escape(&arguments.account));
+        Ask::query(Subject::History, with_parameters(path, &parameters))
     }
 
     fn command(path: String, transaction_id: String, mut body: Value, notes: &MetadataArguments) -> Ask {
         body["transaction_id"] = json!(transaction_id);
         put_metadata(&mut body, notes);
-        Ask { subject: Subject::Command, path, body: Some(body), transaction_id: Some(transaction_id) }
+        Ask {
+            subject: Subject::Command,
+            path,
+            method: Method::Post(body),
+            transaction_id: Some(transaction_id),
+        }
     }
+}
+
+/// A path with those parameters that have a value.
+fn with_parameters(path: String, parameters: &[(&str, Option<&str>)]) -> String {
+    let given: Vec<String> =
+        parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", escape((*value)?)))).collect();
+    if given.is_empty() { path } else { format!("{path}?{}", given.join("&")) }
 }
 
 /// `account open`.
@@ -94,7 +119,7 @@ pub(crate) fn open_account(account_id: &str, notes: &MetadataArguments) -> Ask {
     Ask {
         subject: Subject::Account,
         path: "/v1/wallet/accounts".to_owned(),
-        body: Some(body),
+        method: Method::Post(body),
         transaction_id: None,
     }
 }
@@ -172,7 +197,7 @@ fn put_metadata(body: &mut Value, notes: &MetadataArguments) {
 }
 
 /// Percent-encodes everything that is not plainly safe in a path or a query.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

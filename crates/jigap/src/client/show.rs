@@ -36,6 +36,14 @@ pub(super) fn print(ask: &Ask, body: &Value) -> io::Result<()> {
             print_fields(body, &["events"])?;
             print_rows(body, "events", &["sequence", "timestamp", "type", "code", "transaction_id"])
         }
+        Subject::Webhooks => {
+            let columns = ["id", "url", "types", "account", "status", "cursor", "lag_events", "dead_letters"];
+            print_rows(body, "webhooks", &columns)
+        }
+        Subject::DeadLetters => {
+            let columns = ["sequence", "type", "attempts", "first_attempt_at", "queued", "last_error"];
+            print_rows(body, "dead_letters", &columns)
+        }
         Subject::Receipt => print_json(body),
         Subject::State => {
             print_fields(body, &["totals"])?;

@@ -47,6 +47,16 @@ fn every_command_of_a_life_of_money() {
     let older = ask(&["history", "alice", "--cursor", history["next_cursor"].as_str().unwrap()]);
     assert_ne!(older["entries"][0], history["entries"][0]);
     assert_eq!(ask(&["state"])["totals"][0]["sum"], "0.00");
+
+    let deposited = ask(&["account", "show", "alice", "--at-sequence", "3"]);
+    assert_eq!(deposited["balances"][0]["available"], "100.00");
+    let then = deposited["as_of"].as_str().unwrap();
+    assert_eq!(ask(&["account", "show", "alice", "--at", then]), deposited);
+    assert_eq!(ask(&["state", "--at-sequence", "3"])["sequence"], 3);
+    let entries = ask(&["history", "alice", "--until", then])["entries"].clone();
+    assert_eq!(entries.as_array().unwrap().len(), 1);
+    wallet.ask(&["account", "show", "alice", "--at-sequence", "1000"]).expect_code(1);
+    wallet.ask(&["account", "show", "alice", "--at-sequence", "3", "--at", then]).expect_code(2);
     wallet.stop();
 }
 

@@ -13,3 +13,4 @@ mod seaweed;
 mod serve;
 mod state_store;
 mod tools;
+mod webhook;

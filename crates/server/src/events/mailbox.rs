@@ -87,6 +87,12 @@ impl Mailbox {
         inner.waiting = VecDeque::new();
     }
 
+    /// It gets what comes, and all that came was taken.
+    pub(super) fn is_drained(&self) -> bool {
+        let inner = self.lock();
+        inner.waiting.is_empty() && inner.overflowed.is_none() && !inner.closed
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.lock().closed
     }

@@ -93,6 +93,13 @@ impl Registry {
         true
     }
 
+    /// How far the publisher has come, if whoever has this mailbox has taken all that it was given.
+    pub(super) fn reached(&self, mailbox: &Mailbox) -> Option<Sequence> {
+        // Events are handed out under the same lock.
+        let inner = self.lock();
+        mailbox.is_drained().then_some(inner.position)
+    }
+
     pub(super) fn lag(&self, committed: Sequence) -> u64 {
         let inner = self.lock();
         if inner.is_empty() { 0 } else { committed.0.saturating_sub(inner.position.0) }

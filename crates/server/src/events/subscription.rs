@@ -21,10 +21,20 @@ pub(crate) struct Subscription {
     shared: Arc<Shared>,
     account: Option<AccountNumber>,
     form: Form,
+    limits: Limits,
     /// Everything wanted up to here was given out.
     position: Sequence,
     /// `None` while it reads the journal.
     mailbox: Option<Membership>,
+}
+
+/// What a subscriber may ask of the server.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Events that may wait for it before it falls back to the journal.
+    pub(super) buffer_events: usize,
+    /// A client: it is counted, and dropped when it is too slow.
+    pub(super) is_guest: bool,
 }
 
 /// A mailbox that the publisher knows, until this is dropped.
@@ -64,13 +74,25 @@ impl Subscription {
         after: Sequence,
         account: Option<AccountNumber>,
         form: Form,
+        limits: Limits,
     ) -> Subscription {
-        Subscription { shared, account, form, position: after, mailbox: None }
+        Subscription { shared, account, form, limits, position: after, mailbox: None }
     }
 
     /// Everything wanted up to here was given out.
     pub(crate) fn position(&self) -> Sequence {
         self.position
+    }
+
+    /// True while it reads no journal, because it has seen everything.
+    pub(crate) fn is_live(&self) -> bool {
+        self.mailbox.is_some()
+    }
+
+    /// As [`Subscription::position`], and beyond what is not wanted after it.
+    pub(crate) fn reached(&self) -> Sequence {
+        let published = self.mailbox.as_ref().and_then(|mailbox| self.shared.registry.reached(&mailbox.0));
+        self.position.max(published.unwrap_or_default())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -85,7 +107,9 @@ impl Subscription {
             // A server that is gone has stopped as well.
             _ = stopping.wait_for(|stopping| *stopping) => Next::Stopped,
         };
-        if let Next::Events(delivery) = &next {
+        if let Next::Events(delivery) = &next
+            && self.limits.is_guest
+        {
             self.shared.metrics.sent.fetch_add(delivery.count() as u64, Ordering::Relaxed);
         }
         next
@@ -100,7 +124,7 @@ impl Subscription {
                 }
                 Mail::Overflowed(since) => {
                     self.mailbox = None;
-                    if since.elapsed() > self.shared.config.patience {
+                    if self.limits.is_guest && since.elapsed() > self.shared.config.patience {
                         self.shared.metrics.dropped.fetch_add(1, Ordering::Relaxed);
                         return Next::Dropped;
                     }
@@ -113,13 +137,13 @@ impl Subscription {
     async fn catch_up(&mut self) -> Next {
         let Ok(reading) = self.shared.readers.acquire().await else { return Next::Stopped };
         let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
-        let form = self.form;
+        let (form, buffer_events) = (self.form, self.limits.buffer_events);
         let read = tokio::task::spawn_blocking(move || {
             let past = shared.read_past(after, account)?;
             if !past.events.is_empty() && !shared.names.learn(&past.events) {
                 return Err(ReadEventsError::Stopping);
             }
-            let membership = || Membership(Arc::new(Mailbox::new(shared.config.buffer_events)));
+            let membership = || Membership(Arc::new(Mailbox::new(buffer_events)));
             let joins = |joined: &Membership| shared.registry.join(&joined.0, past.position, account);
             let joined = past.is_all.then(membership).filter(joins);
             let block = Block::new(shared.partition.number(), past.events);
@@ -149,7 +173,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.metrics.subscribers.fetch_sub(1, Ordering::Relaxed);
+        if self.limits.is_guest {
+            self.shared.metrics.subscribers.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

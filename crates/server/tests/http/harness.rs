@@ -21,7 +21,7 @@ pub(crate) struct Wallet {
     partition: Partition,
     stop: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<()>>,
-    next_id: Mutex<u128>,
+    pub(crate) next_id: Mutex<u128>,
 }
 
 struct Feed(Arc<Mutex<Option<Arc<History>>>>);
@@ -81,7 +81,7 @@ impl Wallet {
         Wallet::start_in(Arc::new(tempfile::tempdir().expect("a temporary directory")), config)
     }
 
-    fn start_in(directory: Arc<tempfile::TempDir>, config: Config) -> Wallet {
+    pub(crate) fn start_in(directory: Arc<tempfile::TempDir>, config: Config) -> Wallet {
         let slot = Arc::new(Mutex::new(None));
         let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(|why| panic!("{why}"));
         let options =

@@ -5,4 +5,6 @@ mod events;
 mod harness;
 mod hostile;
 mod queries;
+mod receiver;
 mod refusals;
+mod webhooks;

@@ -122,11 +122,13 @@ fn operations_endpoints_answer() {
     let document = wallet.get("/openapi.json").ok();
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().expect("an object").len();
-    let routes = include_str!("../../src/routes.rs").matches(".route(").count();
+    let sources = [include_str!("../../src/routes.rs"), include_str!("../../src/webhooks/routes.rs")];
+    let routes: usize = sources.iter().map(|source| source.matches(".route(").count()).sum();
     assert_eq!(paths, routes, "every route of the router is described");
     for route in api::openapi::ROUTES {
         assert!(document["paths"][route.path][route.method].is_object(), "{}", route.path);
         let path = route.path.replace("{account_id}", "alice").replace("{transaction_id}", &wallet.id());
+        let path = path.replace("{webhook_id}", "wh_0");
         // A stream of events does not end by itself.
         let path = if route.answer == Some("EventStream") { format!("{path}?after=none") } else { path };
         let answer = wallet.request(&route.method.to_uppercase(), &path, &[], b"");
