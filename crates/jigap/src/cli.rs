@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crate::bench::BenchArguments;
 use crate::events_command::EventsArguments;
 use crate::exit::EXIT_CODES_HELP;
+use crate::reconcile::ReconcileArguments;
 use crate::settings::{Flags, SETTINGS, Scope, Setting};
 use crate::sql_view::SqlArguments;
 use crate::webhook_command::WebhookSubject;
@@ -21,6 +22,7 @@ Examples:
   jigap deposit alice 100.00 USD               bring money in
   jigap transfer alice bob 12.50 USD           move it; prints the transaction's id
   jigap history alice                          every posting, newest first
+  jigap reconcile --statement january.xml      match a bank statement with deposits and withdrawals
   jigap verify                                 prove the whole history, beside a running server too
   jigap bench --duration 10s                   measure this machine
   source <(jigap completions bash)             completions for this shell";
@@ -113,6 +115,9 @@ pub(crate) enum Subject {
         #[command(flatten)]
         client: ClientArguments,
     },
+    /// Match a bank statement (CSV, camt.053, MT940) against deposits and withdrawals
+    #[command(after_help = crate::reconcile::HELP)]
+    Reconcile(Box<ReconcileArguments>),
     /// Print events, past ones and then live ones as they become durable
     #[command(after_help = crate::events_command::HELP)]
     Events(EventsArguments),

@@ -15,7 +15,9 @@ use crate::exit::{Exit, Failure};
 use crate::output::print_json;
 use crate::settings::Settings;
 
-pub(crate) use request::{Ask, Method, Subject, cash, escape, follow_up, hold, open_account, transfer};
+pub(crate) use request::{
+    Ask, HistoryQuery, Method, Subject, cash, escape, follow_up, hold, open_account, transfer,
+};
 
 /// The wait before the first repeat; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -35,11 +37,16 @@ pub(crate) fn run(ask: &Ask, arguments: &ClientArguments) -> Result<(), Failure>
     if !refused {
         return Ok(());
     }
-    let text = |key: &str| answer.body.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
-    Err(Failure::new(Exit::Refused, anyhow!("refused: {}: {}", text("code"), text("detail"))))
+    Err(refused_by(&answer))
 }
 
-struct Client {
+fn refused_by(answer: &Answer) -> Failure {
+    let text = |key: &str| answer.body.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
+    Failure::new(Exit::Refused, anyhow!("refused: {}: {}", text("code"), text("detail")))
+}
+
+/// Whoever asks a wallet more than once keeps one: it keeps the connection.
+pub(crate) struct Client {
     agent: Agent,
     server: String,
     timeout: Duration,
@@ -61,7 +68,7 @@ enum Silence {
 }
 
 impl Client {
-    fn new(settings: &Settings) -> Client {
+    pub(crate) fn new(settings: &Settings) -> Client {
         let timeout = Duration::from_millis(settings.number("timeout"));
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -70,6 +77,12 @@ impl Client {
             .build();
         let server = settings.text("server").trim_end_matches('/').to_owned();
         Client { agent: config.new_agent(), server, timeout }
+    }
+
+    /// What the wallet answers; a refusal is a failure.
+    pub(crate) fn answer(&self, ask: &Ask) -> Result<Value, Failure> {
+        let answer = self.ask(ask)?;
+        if answer.status >= 400 { Err(refused_by(&answer)) } else { Ok(answer.body) }
     }
 
     fn ask(&self, ask: &Ask) -> Result<Answer, Failure> {

@@ -25,6 +25,8 @@ pub(crate) enum Exit {
     Directory = 7,
     /// Anything else that the operating system refused.
     Failed = 8,
+    /// `reconcile`: the statement and the ledger do not say the same.
+    Different = 9,
 }
 
 /// The list for `--help`.
@@ -38,7 +40,8 @@ Exit codes:
   5  the disk failed while serving; start again once it is mended
   6  another process has the data directory
   7  the data directory, or the database of a view, cannot be used (permission, version, another ledger)
-  8  anything else";
+  8  anything else
+  9  reconcile: statement and ledger do not say the same";
 
 /// Why a command did not end well.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod progress;
 mod receipt;
+mod reconcile;
 mod serve;
 mod settings;
 mod sql_view;
@@ -68,11 +69,12 @@ fn run(subject: Subject) -> Result<(), Failure> {
             let path = ("transactions", original_id.as_str(), "reverse");
             client::run(&client::follow_up(path, &identity, Some(&notes), None)?, &client)
         }
-        Subject::History(arguments) => client::run(&Ask::history(&arguments), &arguments.client),
+        Subject::History(arguments) => client::run(&Ask::history(&(&arguments).into()), &arguments.client),
         Subject::Transaction { transaction_id, client } => {
             client::run(&Ask::transaction(&transaction_id), &client)
         }
         Subject::State { at_sequence, client } => client::run(&Ask::state(at_sequence), &client),
+        Subject::Reconcile(arguments) => reconcile::run(&arguments),
         Subject::Events(arguments) => events_command::run(&arguments),
         Subject::Views(ViewsSubject::Sql(arguments)) => sql_view::run(&arguments),
         Subject::Webhook(subject) => webhook_command::run(&subject),

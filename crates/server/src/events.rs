@@ -62,7 +62,7 @@ impl Default for EventsConfig {
 pub(crate) enum Form {
     /// As server-sent events.
     Text,
-    /// As messages of gRPC.
+    /// As messages that it makes of them itself.
     Messages,
 }
 
@@ -153,6 +153,6 @@ impl Events {
         buffer_events: usize,
     ) -> Subscription {
         let limits = Limits { buffer_events, is_guest: false };
-        Subscription::new(Arc::clone(&self.shared), after, account, Form::Text, limits)
+        Subscription::new(Arc::clone(&self.shared), after, account, Form::Messages, limits)
     }
 }

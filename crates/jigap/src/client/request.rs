@@ -25,6 +25,30 @@ pub(crate) enum Method {
     Delete,
 }
 
+/// Which entries of a history.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HistoryQuery<'query> {
+    pub(crate) account: &'query str,
+    pub(crate) limit: Option<u32>,
+    pub(crate) cursor: Option<&'query str>,
+    pub(crate) currency: Option<&'query str>,
+    pub(crate) since: Option<&'query str>,
+    pub(crate) until: Option<&'query str>,
+}
+
+impl<'query> From<&'query HistoryArguments> for HistoryQuery<'query> {
+    fn from(arguments: &'query HistoryArguments) -> HistoryQuery<'query> {
+        HistoryQuery {
+            account: &arguments.account,
+            limit: arguments.limit,
+            cursor: arguments.cursor.as_deref(),
+            currency: arguments.currency.as_deref(),
+            since: arguments.since.as_deref(),
+            until: arguments.until.as_deref(),
+        }
+    }
+}
+
 /// What the answer is about, and so how it is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -80,16 +104,16 @@ impl Ask {
     }
 
     /// `history`.
-    pub(crate) fn history(arguments: &HistoryArguments) -> Ask {
-        let limit = arguments.limit.map(|limit| limit.to_string());
+    pub(crate) fn history(query: &HistoryQuery) -> Ask {
+        let limit = query.limit.map(|limit| limit.to_string());
         let parameters = [
             ("limit", limit.as_deref()),
-            ("cursor", arguments.cursor.as_deref()),
-            ("currency", arguments.currency.as_deref()),
-            ("since", arguments.since.as_deref()),
-            ("until", arguments.until.as_deref()),
+            ("cursor", query.cursor),
+            ("currency", query.currency),
+            ("since", query.since),
+            ("until", query.until),
         ];
-        let path = format!("/v1/wallet/accounts/{}/history", escape(&arguments.account));
+        let path = format!("/v1/wallet/accounts/{}/history", escape(query.account));
         Ask::query(Subject::History, with_parameters(path, &parameters))
     }
 

@@ -9,6 +9,7 @@ mod configuration;
 mod harness;
 mod journal;
 mod receipt;
+mod reconcile;
 mod seaweed;
 mod serve;
 mod state_store;
