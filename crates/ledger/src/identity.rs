@@ -65,7 +65,8 @@ impl AccountId {
         Ok(AccountId(CompactString::new(text)))
     }
 
-    pub(crate) fn external() -> AccountId {
+    /// The world outside.
+    pub fn external() -> AccountId {
         AccountId(CompactString::const_new(Self::EXTERNAL))
     }
 
