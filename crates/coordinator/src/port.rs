@@ -163,6 +163,13 @@ pub enum Operation {
     Return,
     /// Both phases at once. Saga's last step, and every transaction that one shard can do alone.
     Apply(Branch),
+    /// Two-phase commit: both phases within an XA transaction that is left prepared. Needs a shard that can. Never in one step with a
+    /// record change: what is prepared is invisible to whoever recovers, so records are committed by themselves.
+    Prepare(Branch),
+    /// Commit what is prepared, then write its history in a local transaction. Repeats find it committed.
+    Commit,
+    /// Roll back what is prepared. What is not there counts as rolled back, and a later [`Operation::Prepare`] of it is [`Answer::Late`].
+    Rollback,
 }
 
 /// The name of the second phase. Numbers are stored.
