@@ -59,6 +59,7 @@ codes! {
     AmountExceedsHold = ("amount_exceeds_hold", 422, false, "The amount exceeds the hold");
     AlreadyReversed = ("already_reversed", 422, false, "The transaction was reversed already");
     LegRefused = ("leg_refused", 422, false, "A leg of the group was refused");
+    TransactionCancelled = ("transaction_cancelled", 422, false, "An operator cancelled the transaction");
     Overloaded = ("overloaded", 503, true, "Too many requests are waiting");
     Unavailable = ("unavailable", 503, true, "The outcome is not known; repeat with the same id");
     NotImplemented = ("not_implemented", 501, false, "Not implemented by this server yet");
@@ -84,6 +85,7 @@ impl Code {
             RefusalCode::InvalidAmount => Code::InvalidAmount,
             RefusalCode::InvalidAccountId => Code::InvalidAccountId,
             RefusalCode::InvalidRequest => Code::InvalidRequest,
+            RefusalCode::TransactionCancelled => Code::TransactionCancelled,
         }
     }
 }
@@ -247,6 +249,9 @@ impl Subject {
             }
             RefusalCode::InvalidAccountId => format!("{party} is the system's own"),
             RefusalCode::InvalidRequest => "a transaction_id appears twice in the group".into(),
+            RefusalCode::TransactionCancelled => {
+                "an operator cancelled it before it was decided; nothing moved".into()
+            }
         }
     }
 }

@@ -8,9 +8,7 @@
 //!
 //! **Unknown is never failure.** Whoever gets no answer repeats the same step until there is one.
 
-use ledger::{
-    AccountId, Amount, Command, Currency, Metadata, Refusal, Sequence, Timestamp, TransactionId, TransferKind,
-};
+use ledger::{AccountId, Amount, Command, Currency, Metadata, Refusal, Sequence, Timestamp, TransactionId};
 
 /// The number of a shard, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,9 +20,9 @@ pub struct ShardNumber(pub u32);
 pub enum Protocol {
     /// Try, then confirm or cancel: tries run in parallel, and money in flight is visible as such.
     Tcc = 1,
-    /// Debit first, credit last, undo in reverse.
+    /// One after the other: debits first, the last credit decides, what was taken is returned in reverse.
     Saga = 2,
-    /// Prepare, then commit or roll back: nothing is visible before, and rows stay locked meanwhile.
+    /// Prepare one after the other, then commit or roll back: nothing is visible before, and rows stay locked meanwhile.
     TwoPhaseCommit = 3,
 }
 
@@ -39,8 +37,8 @@ pub struct Posting {
     pub amount: i64,
     /// The other side.
     pub counterparty: AccountId,
-    /// Which way the money moves.
-    pub kind: TransferKind,
+    /// What its entry in the history tells.
+    pub kind: EntryKind,
     /// The caller's notes.
     pub metadata: Metadata,
 }
@@ -55,7 +53,7 @@ pub struct Change {
     pub account: AccountId,
     /// The currency.
     pub currency: Currency,
-    /// Never empty, but for an account that is only checked and pinned.
+    /// Empty for an account that is only checked and pinned: the payee of a hold.
     pub postings: Vec<Posting>,
 }
 
@@ -63,13 +61,6 @@ pub struct Change {
 /// done in the second, and unlocked by a cancel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Opens an account.
-    OpenAccount {
-        /// Its name.
-        account_id: AccountId,
-        /// Its owner's notes.
-        metadata: Metadata,
-    },
     /// Closes an account whose every balance is zero.
     CloseAccount {
         /// Its name.
@@ -115,7 +106,7 @@ pub struct HoldTerms {
 pub struct Branch {
     /// The shard.
     pub shard: ShardNumber,
-    /// Accounts and money, in the order of the first leg that touches them.
+    /// Accounts and money, in the order of the first leg that touches them; empty where only the record is kept.
     pub changes: Vec<Change>,
     /// What is done besides.
     pub task: Option<Task>,
@@ -159,9 +150,10 @@ pub enum Operation {
     Take(Branch),
     /// The second phase: give, write the history, unpin. TC/C's confirm.
     Give,
-    /// Undo the first phase. TC/C's cancel, Saga's compensation.
+    /// Undo the first phase. TC/C's cancel, Saga's compensation. Undoes nothing where there was no first phase, and nothing where the
+    /// second is done: the state in the answer tells.
     Return,
-    /// Both phases at once. Saga's last step, and every transaction that one shard can do alone.
+    /// Both phases at once, or the second when the first is done. Saga's last step, and every transaction that one shard can do alone.
     Apply(Branch),
     /// Two-phase commit: both phases within an XA transaction that is left prepared. Needs a shard that can. Never in one step with a
     /// record change: what is prepared is invisible to whoever recovers, so records are committed by themselves.
@@ -272,9 +264,16 @@ pub enum RecordChange {
         /// What every try answered.
         tries: Vec<TryState>,
     },
-    /// The transaction is over; its outcome stands for ever. The balances are those of the other shards' branches; the owner's own come
-    /// from its branch.
-    Finish(Result<Vec<BalanceAfter>, Refusal>),
+    /// The transaction is over; its outcome stands for ever, and [`Answer::Finished`] tells it. It is a refusal when one is recorded, or
+    /// named here, or answered by the operation of the same step; else a success.
+    Finish {
+        /// What the other shards' branches left behind; the owner's own come from its branch.
+        balances: Vec<BalanceAfter>,
+        /// Why nothing moved.
+        refusal: Option<Refusal>,
+        /// A cancel reached a shard before its try did.
+        out_of_order: bool,
+    },
     /// Another instance takes over, or tells what hinders it.
     Note {
         /// The new lease. Refused as [`Answer::Known`] while another holder's lease has not run out.
@@ -284,21 +283,26 @@ pub enum RecordChange {
     },
 }
 
-/// One local transaction on one shard. Record changes come first, in order; then the operation.
+/// One local transaction on one shard: wholly done, or not at all. [`RecordChange::Finish`] sees what the operation of its step did; the
+/// other record changes come before the operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// On the shard of the account: opens it. Idempotent by the account's id, without a transaction_id and a record:
+    /// [`Answer::Done`] when it was opened now, [`Answer::Unchanged`] when it is there just so, [`Answer::Refused`] with other notes.
+    OpenAccount {
+        /// Its name.
+        account_id: AccountId,
+        /// Its owner's notes.
+        metadata: Metadata,
+    },
     /// On the home shard of a transaction_id: it belongs to this content from now on, whichever shards that touches.
     Claim {
         /// The id.
         transaction_id: TransactionId,
-        /// A hash of the content.
-        fingerprint: [u8; 32],
-        /// The shard where the record is, or will be.
-        owner: ShardNumber,
-        /// The transaction whose record tells of this id: the group's for a leg, else the id itself.
-        recorded_under: TransactionId,
+        /// Whose it is.
+        claim: Claim,
     },
-    /// On a shard of the plan.
+    /// On a shard of the plan. Without record changes and operation it reads the record: [`Answer::Known`].
     Branch {
         /// The transaction.
         transaction_id: TransactionId,
@@ -322,22 +326,29 @@ pub enum Answer {
     Late,
     /// The record stands otherwise than the step expected; nothing was done.
     Known(Box<PhaseStatus>),
-    /// A claim is granted, now or before.
-    Claimed,
+    /// The transaction is over, now or before.
+    Finished(Outcome),
+    /// The id belongs to this content, now or before. The claim as it was granted first: its owner is where the record is or must be.
+    Claimed(Claim),
     /// The id belongs to other content.
     ClaimedOtherwise,
+    /// The account is there just so.
+    Unchanged,
+    /// The step contradicts what the shard knows, and nothing was done: a second phase without a first, a decision without a record.
+    /// Only lost data or a defect leads here, and nobody may go on with the transaction.
+    Contradiction(&'static str),
 }
 
 /// What a branch left behind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Done {
-    /// How far the branch is now.
+    /// How far the branch is now; `None` for a step without an operation.
     pub state: Option<BranchState>,
-    /// The position of the shard's event, once there is one.
+    /// The position of the shard's last event for the branch; 0 while there is none.
     pub sequence: Sequence,
     /// The time of it.
     pub timestamp: Timestamp,
-    /// What each posting left behind; empty before the second phase.
+    /// What each posting left behind, payer before payee; empty before the second phase.
     pub balances: Vec<BalanceAfter>,
 }
 
@@ -348,6 +359,86 @@ pub enum NoAnswer {
     Busy(String),
     /// It may have been executed. Repeat it until there is an answer.
     Unknown(String),
+}
+
+/// What an entry of a history tells. Numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// A transfer.
+    Transfer = 0,
+    /// Money from outside.
+    Deposit = 1,
+    /// Money to the outside.
+    Withdrawal = 2,
+    /// Money was set aside.
+    Held = 3,
+    /// A hold was paid out.
+    HoldConfirmed = 4,
+    /// A hold was cancelled or lapsed.
+    HoldReleased = 5,
+    /// An earlier transaction was reversed.
+    Reversed = 6,
+}
+
+/// One entry of an account's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The id of the transaction, or of its leg; `None` when a hold lapsed.
+    pub transaction_id: Option<TransactionId>,
+    /// What it was.
+    pub kind: EntryKind,
+    /// The other side, where there is one.
+    pub counterparty: Option<AccountId>,
+    /// What was added to `available`, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// The available balance as the history adds up: money that other transactions have in flight counts as still there, until their
+    /// own entries are written.
+    pub balance_after: i64,
+    /// Its position on the shard.
+    pub sequence: Sequence,
+    /// The time of it.
+    pub timestamp: Timestamp,
+    /// The caller's notes.
+    pub metadata: Metadata,
+}
+
+/// Whom a transaction_id belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// A hash of the content.
+    pub fingerprint: [u8; 32],
+    /// Where its record is.
+    pub owner: ShardNumber,
+    /// The transaction whose record tells of this id.
+    pub recorded_under: TransactionId,
+}
+
+/// A later transaction that changed the fate of an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The later one; `None` when a hold lapsed by itself.
+    pub transaction_id: Option<TransactionId>,
+    /// What it did.
+    pub kind: ReferenceKind,
+    /// Its position on this shard.
+    pub sequence: Sequence,
+    /// The time of it.
+    pub timestamp: Timestamp,
+}
+
+/// What a later transaction did to an earlier one. Numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ReferenceKind {
+    /// It paid the hold out.
+    HoldConfirmed = 1,
+    /// It released the hold.
+    HoldReleased = 2,
+    /// It moved the money back.
+    Reversed = 3,
 }
 
 impl Change {

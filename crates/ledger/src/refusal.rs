@@ -36,11 +36,13 @@ pub enum RefusalCode {
     InvalidAccountId = 15,
     /// The command contradicts itself (a repeated id within a group). Malformed, not recorded.
     InvalidRequest = 16,
+    /// An operator cancelled the transaction before it was decided. Only where several shards share the money.
+    TransactionCancelled = 17,
 }
 
 impl RefusalCode {
     /// Every code, in order.
-    pub const ALL: [RefusalCode; 16] = [
+    pub const ALL: [RefusalCode; 17] = [
         RefusalCode::AccountNotFound,
         RefusalCode::AccountClosed,
         RefusalCode::InsufficientFunds,
@@ -57,6 +59,7 @@ impl RefusalCode {
         RefusalCode::InvalidAmount,
         RefusalCode::InvalidAccountId,
         RefusalCode::InvalidRequest,
+        RefusalCode::TransactionCancelled,
     ];
 
     /// The code of this number on disk or wire.
@@ -88,6 +91,7 @@ impl RefusalCode {
             RefusalCode::InvalidAmount => "invalid_amount",
             RefusalCode::InvalidAccountId => "invalid_account_id",
             RefusalCode::InvalidRequest => "invalid_request",
+            RefusalCode::TransactionCancelled => "transaction_cancelled",
         }
     }
 }

@@ -4,7 +4,5 @@
 
 mod shard;
 
-pub use shard::{
-    AccountRow, Claim, Entry, EntryKind, HistoryRange, Orphan, Reference, ReferenceKind, Shard, ShardTotals,
-    TransactionRow,
-};
+pub use coordinator::port::{Claim, Entry, EntryKind, Reference, ReferenceKind};
+pub use shard::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow};

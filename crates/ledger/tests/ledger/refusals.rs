@@ -504,6 +504,7 @@ fn codes_have_stable_numbers_and_names() {
         (14, "invalid_amount", false),
         (15, "invalid_account_id", false),
         (16, "invalid_request", false),
+        (17, "transaction_cancelled", true),
     ];
     assert_eq!(rows.len(), RefusalCode::ALL.len());
     for (code, (number, name, recorded)) in RefusalCode::ALL.into_iter().zip(rows) {
@@ -513,7 +514,7 @@ fn codes_have_stable_numbers_and_names() {
         assert_eq!((refusal.is_recorded(), refusal.name()), (recorded, name));
         assert_eq!(ledger::Refusal { leg: Some(0), ..refusal }.name(), "leg_refused");
     }
-    for number in [0, 17, u8::MAX] {
+    for number in [0, 18, u8::MAX] {
         assert_eq!(RefusalCode::from_number(number), None);
     }
 }

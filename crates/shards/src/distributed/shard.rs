@@ -1,6 +1,6 @@
 //! What a database must be able to do to hold a part of the money.
 
-use coordinator::port::{Answer, NoAnswer, PhaseStatus, ShardNumber, Step};
+use coordinator::port::{Answer, Claim, Entry, NoAnswer, PhaseStatus, Reference, ShardNumber, Step};
 use ledger::{AccountId, Balance, Currency, Metadata, Sequence, Timestamp, TransactionId};
 
 /// A part of the money, in a database of its own.
@@ -73,62 +73,6 @@ pub struct HistoryRange {
     pub limit: usize,
 }
 
-/// What an entry of a history tells. Numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum EntryKind {
-    /// A transfer.
-    Transfer = 0,
-    /// Money from outside.
-    Deposit = 1,
-    /// Money to the outside.
-    Withdrawal = 2,
-    /// Money was set aside.
-    Held = 3,
-    /// A hold was paid out.
-    HoldConfirmed = 4,
-    /// A hold was cancelled or lapsed.
-    HoldReleased = 5,
-    /// An earlier transaction was reversed.
-    Reversed = 6,
-    /// A Saga's debit was undone.
-    Compensated = 7,
-}
-
-/// One entry of an account's history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The id of the transaction, or of its leg; `None` when a hold lapsed.
-    pub transaction_id: Option<TransactionId>,
-    /// What it was.
-    pub kind: EntryKind,
-    /// The other side, where there is one.
-    pub counterparty: Option<AccountId>,
-    /// What was added to `available`, in minor units.
-    pub amount: i64,
-    /// Of what.
-    pub currency: Currency,
-    /// The available balance as the history adds up: money that other transactions have in flight counts as still there.
-    pub balance_after: i64,
-    /// Its position on the shard.
-    pub sequence: Sequence,
-    /// The time of it.
-    pub timestamp: Timestamp,
-    /// The caller's notes.
-    pub metadata: Metadata,
-}
-
-/// Whom a transaction_id belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// A hash of the content.
-    pub fingerprint: [u8; 32],
-    /// Where its record is.
-    pub owner: ShardNumber,
-    /// The transaction whose record tells of this id.
-    pub recorded_under: TransactionId,
-}
-
 /// The record of a transaction, and what later ones did to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionRow {
@@ -136,31 +80,6 @@ pub struct TransactionRow {
     pub status: PhaseStatus,
     /// Ascending by sequence.
     pub references: Vec<Reference>,
-}
-
-/// A later transaction that changed the fate of an earlier one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
-    /// The later one; `None` when a hold lapsed by itself.
-    pub transaction_id: Option<TransactionId>,
-    /// What it did.
-    pub kind: ReferenceKind,
-    /// Its position on this shard.
-    pub sequence: Sequence,
-    /// The time of it.
-    pub timestamp: Timestamp,
-}
-
-/// What a later transaction did to an earlier one. Numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ReferenceKind {
-    /// It paid the hold out.
-    HoldConfirmed = 1,
-    /// It released the hold.
-    HoldReleased = 2,
-    /// It moved the money back.
-    Reversed = 3,
 }
 
 /// A branch without a second phase, whose record is elsewhere.
