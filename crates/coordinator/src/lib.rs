@@ -4,5 +4,6 @@
 //! and **two-phase commit** (prepare, commit or roll back, over XA). Everything here is pure: steps to take come out, answers go in. Who
 //! carries them to real shards lives in crate `shards`. This crate must never know a database, a clock, a thread or a socket.
 
+pub mod book;
 pub mod plan;
 pub mod port;

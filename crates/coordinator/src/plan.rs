@@ -11,8 +11,8 @@ use ledger::{
 };
 
 use crate::port::{
-    Branch, Change, Claim, EntryKind, HoldTerms, PhaseStatus, Plan, Posting, Protocol, ShardNumber, Step,
-    Task,
+    BalanceAfter, Branch, Change, Claim, EntryKind, HoldTerms, PhaseStatus, Plan, Posting, Protocol,
+    ShardNumber, Step, Task,
 };
 
 /// Where things live. Must never change for an account that has money, nor for a transaction_id that is claimed.
@@ -122,12 +122,38 @@ impl Plan {
     fn does_nothing(&self) -> bool {
         self.branches.iter().all(Branch::is_empty)
     }
+
+    /// By leg, payer before payee.
+    pub(crate) fn sort(&self, balances: &mut [BalanceAfter]) {
+        balances
+            .sort_by_key(|after| (after.leg, self.branches.iter().all(|branch| !branch.is_paid_from(after))));
+    }
 }
 
 impl Branch {
     /// True where only the record is kept.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.task.is_none()
+    }
+
+    /// By leg, payer before payee.
+    pub(crate) fn sort(&self, balances: &mut [BalanceAfter]) {
+        balances.sort_by_key(|after| (after.leg, !self.is_paid_from(after)));
+    }
+
+    fn is_paid_from(&self, after: &BalanceAfter) -> bool {
+        let by_task = match &self.task {
+            Some(Task::PlaceHold(hold) | Task::SettleHold { hold, .. }) => hold.from == after.account,
+            _ => false,
+        };
+        let change = self
+            .changes
+            .iter()
+            .find(|change| change.account == after.account && change.currency == after.currency);
+        by_task
+            || change.is_some_and(|change| {
+                change.postings.iter().any(|posting| posting.leg == after.leg && posting.amount < 0)
+            })
     }
 }
 

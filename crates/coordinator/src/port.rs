@@ -417,7 +417,7 @@ pub struct Claim {
 }
 
 /// A later transaction that changed the fate of an earlier one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reference {
     /// The later one; `None` when a hold lapsed by itself.
     pub transaction_id: Option<TransactionId>,
