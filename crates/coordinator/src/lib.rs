@@ -5,5 +5,6 @@
 //! carries them to real shards lives in crate `shards`. This crate must never know a database, a clock, a thread or a socket.
 
 pub mod book;
+pub mod machine;
 pub mod plan;
 pub mod port;
