@@ -67,18 +67,12 @@ pub struct Book {
     counter: Option<Counter>,
     counter_changed: bool,
     entries: Vec<(AccountId, Entry)>,
-    is_complete: bool,
 }
 
 impl Book {
     /// A book without rows: what it needs must be loaded.
     pub fn new() -> Book {
         Book::default()
-    }
-
-    /// The book of an empty shard, where a row that is not there does not exist.
-    pub fn complete() -> Book {
-        Book { is_complete: true, counter: Some(Counter::default()), ..Book::default() }
     }
 
     /// Which rows must be loaded before this step can be executed, in the order in which they are to be locked. Empty when none;
@@ -169,9 +163,6 @@ impl Book {
     }
 
     fn knows(&self, key: &Key) -> bool {
-        if self.is_complete {
-            return true;
-        }
         match key {
             Key::Claim(id) => self.claims.knows(id),
             Key::Record(id) => self.records.knows(id),
@@ -255,48 +246,7 @@ impl Book {
     }
 }
 
-/// Reading, for shards that keep a whole book, and for tests.
 impl Book {
-    /// Every claim.
-    pub fn claims(&self) -> impl Iterator<Item = (&TransactionId, &Claim)> {
-        self.claims.iter()
-    }
-
-    /// Every phase status record.
-    pub fn records(&self) -> impl Iterator<Item = (&TransactionId, &PhaseStatus)> {
-        self.records.iter()
-    }
-
-    /// Every barrier.
-    pub fn branches(&self) -> impl Iterator<Item = (&TransactionId, &BranchRow)> {
-        self.branches.iter()
-    }
-
-    /// Every hold.
-    pub fn holds(&self) -> impl Iterator<Item = (&TransactionId, &HoldRow)> {
-        self.holds.iter()
-    }
-
-    /// What became of earlier transactions.
-    pub fn fates(&self) -> impl Iterator<Item = (&TransactionId, &Fate)> {
-        self.fates.iter()
-    }
-
-    /// Every account but `@external`.
-    pub fn accounts(&self) -> impl Iterator<Item = (&AccountId, &AccountState)> {
-        self.accounts.iter()
-    }
-
-    /// Every balance.
-    pub fn balances(&self) -> impl Iterator<Item = (&(AccountId, Currency), &Balances)> {
-        self.balances.iter()
-    }
-
-    /// The last event.
-    pub fn counter(&self) -> Counter {
-        self.counter.unwrap_or_default()
-    }
-
     fn row(&self, account: &AccountId, currency: Currency) -> Balances {
         self.balances.get(&(account.clone(), currency)).copied().unwrap_or_default()
     }

@@ -5,6 +5,8 @@
 //! carries them to real shards lives in crate `shards`. This crate must never know a database, a clock, a thread or a socket.
 
 pub mod book;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod machine;
 pub mod plan;
 pub mod port;

@@ -1,0 +1,66 @@
+//! The suite against shards in memory, and against bugs that are put in on purpose.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Chaos, Memory, Mutant, Options, World, chaos, run};
+use crate::port::Protocol;
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcc, Protocol::Saga, Protocol::TwoPhaseCommit];
+
+fn options(stride: usize) -> Options {
+    Options { protocols: PROTOCOLS.to_vec(), stride, seed: 1, run: 0 }
+}
+
+fn chaos_of(protocol: Protocol, seed: u64) -> Chaos {
+    Chaos { protocol, seed, transactions: 60, in_flight: 6, run: 1 }
+}
+
+#[test]
+fn every_step_of_every_command_survives_everything_with_every_protocol() {
+    let report = run(&mut Memory::new(3, None), &options(1)).unwrap();
+    println!("{} cases, {} steps", report.count(), report.steps);
+    report.cases.iter().for_each(|(what, count)| println!("{count:6} {what}"));
+    assert!(report.count() > 1000, "{}", report.count());
+}
+
+#[test]
+fn many_transactions_at_once_survive_faults_at_any_moment() {
+    let (mut succeeded, mut refused) = (0, 0);
+    for protocol in PROTOCOLS {
+        for seed in 0..100 {
+            let (more, less) = chaos(&mut Memory::new(3, None), &chaos_of(protocol, seed)).unwrap();
+            succeeded += more;
+            refused += less;
+        }
+    }
+    println!("{succeeded} succeeded, {refused} were refused");
+    assert!(succeeded > 1000 && refused > 1000, "{succeeded} {refused}");
+}
+
+/// Not one of them may pass both.
+#[test]
+fn bugs_put_in_on_purpose_are_found() {
+    let mut missed = Vec::new();
+    for mutant in Mutant::ALL {
+        let fails = |test: &mut dyn FnMut(&mut dyn World) -> bool| {
+            let mut world = Memory::new(3, Some(mutant));
+            catch_unwind(AssertUnwindSafe(|| test(&mut world))).unwrap_or(true)
+        };
+        let in_suite = fails(&mut |world| match run(world, &options(1)) {
+            Ok(_) => false,
+            Err(why) => {
+                println!("{mutant:?}: {why:.300}");
+                true
+            }
+        });
+        let in_chaos = PROTOCOLS.into_iter().any(|protocol| {
+            (0..20).any(|seed| fails(&mut |world| chaos(world, &chaos_of(protocol, seed)).is_err()))
+        });
+        if !in_suite && !in_chaos {
+            missed.push(mutant);
+        }
+        println!("{mutant:?}: suite {in_suite}, chaos {in_chaos}");
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
