@@ -11,6 +11,8 @@
 mod chaos;
 mod memory;
 mod oracle;
+#[cfg(test)]
+mod rules;
 mod runner;
 mod scenarios;
 #[cfg(test)]
@@ -48,6 +50,9 @@ pub trait World {
 
     /// By currency: the sum of everything available and held, and the sum of what is taken and neither given nor returned.
     fn totals(&mut self, shard: ShardNumber) -> Vec<(Currency, i128, i128)>;
+
+    /// How many branches had their first phase and no second, prepared transactions among them.
+    fn open_branches(&mut self, shard: ShardNumber) -> usize;
 
     /// Releases every hold that has lapsed.
     fn expire_holds(&mut self, shard: ShardNumber);
@@ -97,14 +102,9 @@ pub fn run(world: &mut dyn World, options: &Options) -> Result<Report, String> {
     let mut case = 0;
     for protocol in &options.protocols {
         for index in 0..scenarios::COUNT {
-            let plain = scenarios::Case {
-                index,
-                protocol: *protocol,
-                fault: None,
-                options,
-                number: options.run << 32 | case,
-            };
             case += 1;
+            let number = options.run << 32 | case;
+            let plain = scenarios::Case { index, protocol: *protocol, fault: None, options, number };
             let steps = runner::run_case(world, &plain)?;
             report.note("nothing", steps.executed);
             for (at, fault) in (0..steps.of_command).flat_map(|at| FAULTS.map(|fault| (at, fault))) {

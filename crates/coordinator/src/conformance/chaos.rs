@@ -18,6 +18,9 @@ pub struct Chaos {
     pub seed: u64,
     /// How many transactions.
     pub transactions: usize,
+    /// What each of six accounts has in the beginning, and the most that is moved at once. Little leads to many refusals for want of
+    /// money; a third of 2^63 to some for want of room.
+    pub funds: u64,
     /// How many of them run side by side.
     pub in_flight: usize,
     /// Makes ids and names of this run differ from those of others on the same shards.
@@ -26,8 +29,6 @@ pub struct Chaos {
 
 /// How many steps a run takes at most for each transaction; whoever needs more hangs.
 const STEPS_PER_TRANSACTION_MAX: usize = 500;
-/// What each account has in the beginning: little, so that many are refused.
-const FUNDS: u64 = 100;
 const NAMES: [&str; 6] = ["0.a", "0.b", "1.c", "1.d", "2.e", "2.f"];
 
 /// Runs it, and checks that what moved is what succeeded; answers how many succeeded and how many were refused.
@@ -39,6 +40,7 @@ pub fn chaos(world: &mut dyn World, chaos: &Chaos) -> Result<(usize, usize), Str
             .map(|name| AccountId::parse(&format!("{name}.{}", chaos.run)).expect("the name is short"))
             .collect(),
         run: chaos.run,
+        funds: chaos.funds,
         next_id: 0,
         finished: Vec::new(),
         faults: 0,
@@ -50,6 +52,7 @@ struct Field<'world> {
     runner: Runner<'world>,
     accounts: Vec<AccountId>,
     run: u64,
+    funds: u64,
     next_id: u128,
     finished: Vec<Job>,
     faults: usize,
@@ -59,7 +62,7 @@ impl Field<'_> {
     fn run(&mut self, chaos: &Chaos) -> Result<(usize, usize), String> {
         for account in self.accounts.clone() {
             self.alone(open(&account))?;
-            let deposit = movement(self.id(), &AccountId::external(), &account, FUNDS);
+            let deposit = movement(self.id(), &AccountId::external(), &account, chaos.funds);
             self.alone(Command::Transfer(deposit))?;
         }
         let mut jobs: Vec<Job> = Vec::new();
@@ -86,7 +89,9 @@ impl Field<'_> {
             self.check_never_negative()?;
         }
         self.deliver_late(true);
-        self.check()
+        let counts = self.check()?;
+        self.pay_out()?;
+        Ok(counts)
     }
 
     fn id(&mut self) -> TransactionId {
@@ -107,7 +112,7 @@ impl Field<'_> {
     fn transfer(&mut self) -> Transfer {
         let from = self.runner.random.usize(..self.accounts.len());
         let to = (from + 1 + self.runner.random.usize(..self.accounts.len() - 1)) % self.accounts.len();
-        let amount = self.runner.random.u64(1..=FUNDS);
+        let amount = self.runner.random.u64(1..=self.funds);
         let transaction_id = self.id();
         movement(transaction_id, &self.accounts[from], &self.accounts[to], amount)
     }
@@ -173,7 +178,8 @@ impl Field<'_> {
         if self.runner.sums() != [(0, 0)] {
             return Err(format!("the sum of all money, and what is in flight: {:?}", self.runner.sums()));
         }
-        let mut movements: BTreeMap<TransactionId, (AccountId, AccountId, i64)> = BTreeMap::new();
+        self.runner.check_nothing_open()?;
+        let mut movements: BTreeMap<TransactionId, (AccountId, AccountId, i128)> = BTreeMap::new();
         let mut reversed = BTreeMap::new();
         let (mut succeeded, mut refused) = (0, 0);
         for job in &self.finished {
@@ -201,11 +207,11 @@ impl Field<'_> {
                     ledger::AccountRef::Named(name) => name.clone(),
                     ledger::AccountRef::Number(_) => AccountId::external(),
                 };
-                let movement = (name(&leg.from), name(&leg.to), leg.amount.signed());
+                let movement = (name(&leg.from), name(&leg.to), i128::from(leg.amount.signed()));
                 movements.insert(leg.transaction_id, movement);
             }
         }
-        let mut expected: BTreeMap<AccountId, i64> = BTreeMap::new();
+        let mut expected: BTreeMap<AccountId, i128> = BTreeMap::new();
         for (from, to, amount) in movements.into_values() {
             *expected.entry(from).or_default() -= amount;
             *expected.entry(to).or_default() += amount;
@@ -213,12 +219,25 @@ impl Field<'_> {
         for account in self.accounts.clone() {
             let (available, expected) =
                 (self.available(&account), expected.get(&account).copied().unwrap_or(0));
-            if available != expected {
+            if i128::from(available) != expected {
                 return Err(format!("{account} has {available}, expected {expected}"));
             }
             self.check_history(&account, available)?;
         }
         Ok((succeeded, refused))
+    }
+
+    /// So that the shards can be used again: `@external` has a part on each, which must not leave its range.
+    fn pay_out(&mut self) -> Result<(), String> {
+        for account in self.accounts.clone() {
+            let available = self.available(&account);
+            if available > 0 {
+                let withdrawal =
+                    movement(self.id(), &account, &AccountId::external(), available.unsigned_abs());
+                self.alone(Command::Transfer(withdrawal))?;
+            }
+        }
+        if self.runner.sums() == [(0, 0)] { Ok(()) } else { Err("the sum of all money is not zero".into()) }
     }
 
     fn check_history(&mut self, account: &AccountId, available: i64) -> Result<(), String> {

@@ -33,6 +33,8 @@ pub enum Mutant {
     GiveTwice,
     /// A repeat is answered otherwise than the first time.
     AnswerForgotten,
+    /// No room is kept for what a payee will be given.
+    RoomForgotten,
     /// What is settled by one transaction is not locked against others.
     LockForgotten,
     /// The record is written apart from the first leg, and lost.
@@ -45,7 +47,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Mutant; 13] = [
+    pub const ALL: [Mutant; 14] = [
         Mutant::FirstPhaseWithoutBarrier,
         Mutant::CancelForgotten,
         Mutant::ReturnForgotten,
@@ -55,6 +57,7 @@ impl Mutant {
         Mutant::TakeNothing,
         Mutant::GiveTwice,
         Mutant::AnswerForgotten,
+        Mutant::RoomForgotten,
         Mutant::LockForgotten,
         Mutant::RecordApart,
         Mutant::EntryForgotten,
@@ -74,9 +77,12 @@ struct Shard {
     holds: BTreeMap<TransactionId, HoldRow>,
     fates: BTreeMap<TransactionId, Fate>,
     accounts: BTreeMap<AccountId, AccountState>,
-    balances: BTreeMap<(AccountId, Currency), Balances>,
+    balances: BTreeMap<AccountId, BTreeMap<Currency, Balances>>,
+    totals: BTreeMap<Currency, (i128, i128)>,
     counter: Counter,
-    entries: Vec<(AccountId, Entry)>,
+    entries: BTreeMap<AccountId, Vec<Entry>>,
+    /// Branches with a first phase and no second.
+    open: BTreeSet<TransactionId>,
     prepared: BTreeMap<TransactionId, (Changes, BTreeSet<Key>)>,
     mutant: Option<Mutant>,
 }
@@ -118,33 +124,36 @@ impl World for Memory {
         let shard = self.shard(shard);
         let is_external = *account == AccountId::external();
         let closed = shard.accounts.get(account).map(|state| state.closed).or(is_external.then_some(false))?;
-        let rows = shard.balances.iter().filter(|((name, _), _)| name == account);
+        let rows = shard.balances.get(account).into_iter().flatten();
         let balances = rows
-            .map(|((_, currency), row)| (*currency, Balance { available: row.available, held: row.held }))
+            .map(|(currency, row)| (*currency, Balance { available: row.available, held: row.held }))
             .collect();
         Some(AccountSeen { closed, balances })
     }
 
     fn history(&mut self, shard: ShardNumber, account: &AccountId) -> Vec<Entry> {
-        let entries = self.shard(shard).entries.iter();
-        entries.filter(|(name, _)| name == account).map(|(_, entry)| entry.clone()).collect()
+        self.shard(shard).entries.get(account).cloned().unwrap_or_default()
     }
 
     fn totals(&mut self, shard: ShardNumber) -> Vec<(Currency, i128, i128)> {
-        let mut totals: BTreeMap<Currency, (i128, i128)> = BTreeMap::new();
-        for ((_, currency), row) in &self.shard(shard).balances {
-            let (sum, taken) = totals.entry(*currency).or_default();
-            *sum += i128::from(row.available) + i128::from(row.held);
-            *taken += i128::from(row.taken);
-        }
-        totals.into_iter().map(|(currency, (sum, taken))| (currency, sum, taken)).collect()
+        let totals = self.shard(shard).totals.iter();
+        totals.map(|(currency, (sum, taken))| (*currency, *sum, *taken)).collect()
+    }
+
+    fn open_branches(&mut self, shard: ShardNumber) -> usize {
+        let shard = self.shard(shard);
+        shard.open.len() + shard.prepared.len()
     }
 
     fn expire_holds(&mut self, shard: ShardNumber) {
         self.now += 1;
         let now = Timestamp::from_micros(self.now);
         let shard = self.shard(shard);
-        let holds: Vec<TransactionId> = shard.holds.keys().copied().collect();
+        let pending = shard
+            .holds
+            .iter()
+            .filter(|(_, hold)| hold.pending && hold.expires_at.is_some_and(|expires_at| expires_at <= now));
+        let holds: Vec<TransactionId> = pending.map(|(hold_id, _)| *hold_id).collect();
         for hold_id in holds {
             let mut book = Book::new();
             while let missing = book.missing_to_expire(hold_id)
@@ -233,7 +242,7 @@ impl Shard {
             (Some(Mutant::TakeWithoutCheck), Key::Balance(account, currency))
                 if matches!(operation, Some(Operation::Take(_))) =>
             {
-                let mut row = self.balances.get(&(account.clone(), *currency)).copied().unwrap_or_default();
+                let mut row = self.balance(account, *currency).unwrap_or_default();
                 row.available += CONJURED;
                 book.load_balance(account.clone(), *currency, Some(row));
             }
@@ -250,14 +259,14 @@ impl Shard {
             Key::Fate(id) => book.load_fate(*id, self.fates.get(id).copied()),
             Key::Account(account) => book.load_account(account.clone(), self.accounts.get(account).cloned()),
             Key::Balance(account, currency) => {
-                let row = self.balances.get(&(account.clone(), *currency)).copied();
+                let row = self.balance(account, *currency);
                 book.load_balance(account.clone(), *currency, row);
             }
             Key::AllBalances(account) => {
-                let rows = self.balances.iter().filter(|((name, _), _)| name == account);
+                let rows = self.balances.get(account).into_iter().flatten();
                 book.load_all_balances(
                     account.clone(),
-                    rows.map(|((_, currency), row)| (*currency, *row)).collect(),
+                    rows.map(|(currency, row)| (*currency, *row)).collect(),
                 );
             }
             Key::Counter => book.load_counter(self.counter),
@@ -267,13 +276,33 @@ impl Shard {
     fn store(&mut self, changes: Changes) {
         store(&mut self.claims, changes.claims);
         store(&mut self.records, changes.records);
+        for changed in &changes.branches {
+            match changed.row.state {
+                BranchState::Taken | BranchState::Committed => self.open.insert(changed.key),
+                _ => self.open.remove(&changed.key),
+            };
+        }
         store(&mut self.branches, changes.branches);
         store(&mut self.holds, changes.holds);
         store(&mut self.fates, changes.fates);
         store(&mut self.accounts, changes.accounts);
-        store(&mut self.balances, changes.balances);
+        for Changed { key: (account, currency), row, is_new } in changes.balances {
+            let before = self.balances.entry(account).or_default().insert(currency, row);
+            assert_eq!(before.is_none(), is_new, "a row that is new was not there, and others were");
+            let before = before.unwrap_or_default();
+            let (sum, taken) = self.totals.entry(currency).or_default();
+            *sum += i128::from(row.available) + i128::from(row.held);
+            *sum -= i128::from(before.available) + i128::from(before.held);
+            *taken += i128::from(row.taken) - i128::from(before.taken);
+        }
         self.counter = changes.counter.unwrap_or(self.counter);
-        self.entries.extend(changes.entries);
+        for (account, entry) in changes.entries {
+            self.entries.entry(account).or_default().push(entry);
+        }
+    }
+
+    fn balance(&self, account: &AccountId, currency: Currency) -> Option<Balances> {
+        self.balances.get(account)?.get(&currency).copied()
     }
 
     fn forget_records(&self, record: &mut Vec<RecordChange>) {
@@ -295,6 +324,11 @@ impl Shard {
             changes.branches.retain(|changed| changed.row.state != forgotten);
         };
         match (self.mutant, operation) {
+            (Some(Mutant::FirstPhaseWithoutBarrier), _) => {
+                for changed in &mut changes.branches {
+                    changed.is_new = !self.branches.contains_key(&changed.key);
+                }
+            }
             (Some(Mutant::CancelForgotten), _) => states(&mut changes, BranchState::CancelledBeforeTry),
             (Some(Mutant::RefusalForgotten), _) => states(&mut changes, BranchState::Refused),
             (Some(Mutant::ReturnForgotten), _) => states(&mut changes, BranchState::Returned),
@@ -308,12 +342,15 @@ impl Shard {
             }
             (Some(Mutant::GiveTwice), Some(Operation::Give)) => {
                 for changed in &mut changes.balances {
-                    let before = self.balances.get(&changed.key).copied().unwrap_or_default();
+                    let before = self.balance(&changed.key.0, changed.key.1).unwrap_or_default();
                     changed.row.available += changed.row.available - before.available;
                 }
             }
             (Some(Mutant::AnswerForgotten), _) => {
                 changes.branches.iter_mut().for_each(|changed| changed.row.balances.clear());
+            }
+            (Some(Mutant::RoomForgotten), _) => {
+                changes.balances.iter_mut().for_each(|changed| changed.row.incoming = 0);
             }
             (Some(Mutant::LockForgotten), _) => {
                 changes.fates.iter_mut().for_each(|changed| changed.row.locked_by = None);

@@ -425,11 +425,22 @@ impl<'world> Runner<'world> {
         [all]
     }
 
+    pub(super) fn check_nothing_open(&mut self) -> Result<(), String> {
+        for shard in (0..self.placement.shard_count).map(ShardNumber) {
+            let open = self.world.open_branches(shard);
+            if open > 0 {
+                return Err(format!("{open} branches on shard {} have no second phase", shard.0));
+            }
+        }
+        Ok(())
+    }
+
     /// Every account as the oracle has it, every history as it tells, nothing in flight, and a sum of zero.
     fn check(&mut self, oracle: &Oracle) -> Result<(), String> {
         if self.sums() != [(0, 0)] {
             return Err(format!("the sum of all money, and what is in flight: {:?}", self.sums()));
         }
+        self.check_nothing_open()?;
         for number in 1..oracle.state.account_numbers() {
             let number = ledger::AccountNumber(number);
             let account = oracle.state.account_id(number).expect("numbers are dense").clone();

@@ -139,7 +139,7 @@ impl Names {
     }
 }
 
-/// Alice has 100.00 on shard 0, Bob 50.00 on shard 1, Carol nothing on shard 2, Dave 10.00 on shard 0; Nobody was never opened, and
+/// Amounts are cents. Alice has 100.00 on shard 0, Bob 50.00 on shard 1, Carol nothing on shard 2, Dave 10.00 on shard 0; Nobody was never opened, and
 /// Gone is closed.
 pub(super) fn scenario(case: &Case<'_>) -> Scenario {
     let names = Names(case.number);
@@ -150,17 +150,17 @@ pub(super) fn scenario(case: &Case<'_>) -> Scenario {
         [(2, "carol"), (1, "nobody"), (1, "gone")].map(|(shard, name)| names.account(shard, name));
     let mut before: Vec<Command> = [&alice, &dave, &bob, &carol, &gone].map(open).into();
     before.extend(
-        [(1, &alice, 100_00), (2, &bob, 50_00), (3, &dave, 10_00)]
+        [(1, &alice, 10000), (2, &bob, 5000), (3, &dave, 1000)]
             .map(|(id, to, amount)| names.transfer(id, &external, to, amount)),
     );
     before.push(names.close(4, &gone));
     let mut after = Vec::new();
     let n = &names;
     let (name, more, command): (&'static str, Vec<Command>, Command) = match case.index {
-        0 => ("transfer", vec![], n.transfer(90, &alice, &bob, 30_00)),
-        1 => ("transfer on one shard", vec![], n.transfer(90, &alice, &dave, 30_00)),
-        2 => ("transfer to a lower shard", vec![], n.transfer(91, &bob, &alice, 50_00)),
-        3 => ("transfer without money", vec![], n.transfer(90, &alice, &bob, 100_01)),
+        0 => ("transfer", vec![], n.transfer(90, &alice, &bob, 3000)),
+        1 => ("transfer on one shard", vec![], n.transfer(90, &alice, &dave, 3000)),
+        2 => ("transfer to a lower shard", vec![], n.transfer(91, &bob, &alice, 5000)),
+        3 => ("transfer without money", vec![], n.transfer(90, &alice, &bob, 10001)),
         4 => ("transfer to nobody", vec![], n.transfer(92, &alice, &nobody, 1)),
         5 => ("transfer to a closed account", vec![], n.transfer(90, &alice, &gone, 1)),
         6 => (
@@ -169,75 +169,73 @@ pub(super) fn scenario(case: &Case<'_>) -> Scenario {
             n.transfer(90, &nobody, &names.account(2, "nobody"), 1),
         ),
         7 => ("transfer without money to nobody", vec![], n.transfer(91, &carol, &nobody, 1)),
-        8 => ("deposit", vec![], n.transfer(92, &external, &carol, 5_00)),
-        9 => ("withdrawal", vec![], n.transfer(90, &bob, &external, 50_00)),
+        8 => ("deposit", vec![], n.transfer(92, &external, &carol, 500)),
+        9 => ("withdrawal", vec![], n.transfer(90, &bob, &external, 5000)),
         10 => ("withdrawal without money", vec![], n.transfer(90, &carol, &external, 1)),
         11 => (
             "group in which the money of one leg pays the next",
             vec![],
-            n.group(90, &[(&alice, &bob, 40_00), (&bob, &carol, 85_00), (&carol, &alice, 5_00)]),
+            n.group(90, &[(&alice, &bob, 4000), (&bob, &carol, 8500), (&carol, &alice, 500)]),
         ),
         12 => (
             "group whose second leg is refused",
             vec![],
-            n.group(91, &[(&alice, &bob, 40_00), (&carol, &bob, 1), (&alice, &nobody, 1)]),
+            n.group(91, &[(&alice, &bob, 4000), (&carol, &bob, 1), (&alice, &nobody, 1)]),
         ),
         13 => (
             "group with the world outside",
             vec![],
-            n.group(92, &[(&external, &carol, 7_00), (&carol, &alice, 7_00), (&bob, &external, 50_00)]),
+            n.group(92, &[(&external, &carol, 700), (&carol, &alice, 700), (&bob, &external, 5000)]),
         ),
         14 => (
             "group on one shard",
             vec![],
-            n.group(90, &[(&alice, &dave, 1_00), (&dave, &alice, 11_00), (&alice, &dave, 2_00)]),
+            n.group(90, &[(&alice, &dave, 100), (&dave, &alice, 1100), (&alice, &dave, 200)]),
         ),
-        15 => ("hold", vec![], n.hold(90, &alice, &bob, 60_00)),
+        15 => ("hold", vec![], n.hold(90, &alice, &bob, 6000)),
         16 => ("hold without money", vec![], n.hold(91, &carol, &bob, 1)),
         17 => ("hold for nobody", vec![], n.hold(92, &alice, &nobody, 1)),
-        18 => ("confirmation", vec![n.hold(10, &alice, &bob, 60_00)], n.confirm(90, 10, None)),
-        19 => (
-            "confirmation of a part",
-            vec![n.hold(10, &alice, &dave, 60_00)],
-            n.confirm(91, 10, Some("20.5")),
-        ),
+        18 => ("confirmation", vec![n.hold(10, &alice, &bob, 6000)], n.confirm(90, 10, None)),
+        19 => {
+            ("confirmation of a part", vec![n.hold(10, &alice, &dave, 6000)], n.confirm(91, 10, Some("20.5")))
+        }
         20 => (
             "confirmation of too much",
-            vec![n.hold(10, &alice, &bob, 60_00)],
+            vec![n.hold(10, &alice, &bob, 6000)],
             n.confirm(92, 10, Some("60.01")),
         ),
         21 => (
             "confirmation of what is settled",
-            vec![n.hold(10, &alice, &bob, 60_00), n.cancel(11, 10)],
+            vec![n.hold(10, &alice, &bob, 6000), n.cancel(11, 10)],
             n.confirm(90, 10, None),
         ),
         22 => ("confirmation of nothing", vec![], n.confirm(91, 10, None)),
         23 => (
             "confirmation too late",
-            vec![n.hold_until(10, &alice, &bob, 60_00, Some(0))],
+            vec![n.hold_until(10, &alice, &bob, 6000, Some(0))],
             n.confirm(92, 10, None),
         ),
-        24 => ("cancelled hold", vec![n.hold(10, &alice, &bob, 60_00)], n.cancel(90, 10)),
-        25 => ("reversal", vec![n.transfer(10, &alice, &bob, 30_00)], n.reverse(91, 10)),
+        24 => ("cancelled hold", vec![n.hold(10, &alice, &bob, 6000)], n.cancel(90, 10)),
+        25 => ("reversal", vec![n.transfer(10, &alice, &bob, 3000)], n.reverse(91, 10)),
         26 => (
             "second reversal",
-            vec![n.transfer(10, &alice, &bob, 30_00), n.reverse(11, 10)],
+            vec![n.transfer(10, &alice, &bob, 3000), n.reverse(11, 10)],
             n.reverse(92, 10),
         ),
         27 => (
             "reversal of a leg whose record is on a third shard",
-            vec![n.group(10, &[(&alice, &dave, 1_00), (&bob, &carol, 20_00)])],
+            vec![n.group(10, &[(&alice, &dave, 100), (&bob, &carol, 2000)])],
             n.reverse(90, 12),
         ),
         28 => ("reversal of a deposit", vec![], n.reverse(91, 2)),
-        29 => ("closing", vec![n.transfer(10, &dave, &bob, 10_00)], n.close(92, &dave)),
+        29 => ("closing", vec![n.transfer(10, &dave, &bob, 1000)], n.close(92, &dave)),
         30 => {
-            let full = u64::try_from(i64::MAX).expect("it is positive") - 30_00;
+            let full = u64::try_from(i64::MAX).expect("it is positive") - 3000;
             after.push(n.transfer(95, &carol, &external, full));
             (
                 "transfer to a full account",
                 vec![n.transfer(10, &external, &carol, full)],
-                n.transfer(90, &alice, &carol, 30_01),
+                n.transfer(90, &alice, &carol, 3001),
             )
         }
         other => unreachable!("there is no scenario {other}"),
