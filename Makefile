@@ -38,6 +38,7 @@ test-extended: ## Longer campaigns of the random tests, optimised
 	.ci/tools gate rocksdb
 	JIGAP_CRASH_POINTS=1000 cargo nextest run --profile extended --release --locked -p storage --features rocksdb --test store -E 'test(crash)'
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p ledger
+	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p coordinator
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p jigap --test damaged_input
 	JIGAP_ARCHIVE_KILLS=500 cargo nextest run --profile extended --release --locked -p shards --test archive
 	JIGAP_CRASH_POINTS=2000 cargo nextest run --profile extended --release --locked -p shards --test crash

@@ -51,8 +51,11 @@ pub trait World {
     /// By currency: the sum of everything available and held, and the sum of what is taken and neither given nor returned.
     fn totals(&mut self, shard: ShardNumber) -> Vec<(Currency, i128, i128)>;
 
-    /// How many branches had their first phase and no second, prepared transactions among them.
-    fn open_branches(&mut self, shard: ShardNumber) -> usize;
+    /// How many branches had their first phase and no second, prepared transactions among them; 0 where that cannot be told.
+    fn open_branches(&mut self, shard: ShardNumber) -> usize {
+        let _ = shard;
+        0
+    }
 
     /// Releases every hold that has lapsed.
     fn expire_holds(&mut self, shard: ShardNumber);

@@ -46,7 +46,10 @@ const NEVER_REACHED: &[(&str, &[&str])] = &[
         "ledger",
         &["tokio", "mio", "async-std", "smol", "rand", "getrandom", "chrono", "time", "jiff", "serde"],
     ),
-    ("coordinator", &["tokio", "mio", "async-std", "smol"]),
+    (
+        "coordinator",
+        &["tokio", "mio", "async-std", "smol", "rand", "getrandom", "chrono", "time", "jiff", "serde"],
+    ),
     ("simulator", &["tokio", "mio", "async-std", "smol"]),
 ];
 
