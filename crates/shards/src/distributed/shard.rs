@@ -32,6 +32,12 @@ pub trait Shard: Send + Sync + 'static {
     /// are just under way; one that has no record there is an orphan.
     async fn orphans(&self, before: Timestamp, limit: usize) -> Result<Vec<Orphan>, NoAnswer>;
 
+    /// Transactions that are prepared here for two-phase commit and have neither been committed nor rolled back, whoever prepared them.
+    /// The record of each decides; without a decision it is rolled back. Empty where nothing is ever prepared.
+    async fn in_doubt(&self) -> Result<Vec<TransactionId>, NoAnswer> {
+        Ok(Vec::new())
+    }
+
     /// Releases holds that have lapsed; how many.
     async fn expire_holds(&self, limit: usize) -> Result<usize, NoAnswer>;
 

@@ -1,0 +1,102 @@
+//! Connections that are used again.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::connection::{Connection, Database};
+use super::failure::{Conclusion, Failure};
+
+/// How many connections one read may lose.
+const READ_ATTEMPTS_MAX: usize = 3;
+
+/// Connections to one database, at most so many at a time.
+pub(super) struct Pool {
+    database: Arc<dyn Database>,
+    idle: Mutex<Vec<Box<dyn Connection>>>,
+    permits: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// A connection on loan. It goes back by [`Pool::give_back`]; otherwise it is closed, and the server undoes what it began.
+pub(super) struct Loan {
+    pub(super) connection: Box<dyn Connection>,
+    /// True when it was used before, so that the server may have closed it long ago.
+    pub(super) used_before: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    pub(super) fn new(database: Arc<dyn Database>, size: usize, patience: Duration) -> Pool {
+        Pool { database, idle: Mutex::new(Vec::new()), permits: Arc::new(Semaphore::new(size)), patience }
+    }
+
+    pub(super) fn database(&self) -> &dyn Database {
+        &*self.database
+    }
+
+    /// Waits for a connection that nobody else has.
+    pub(super) async fn take(&self) -> Result<Loan, Failure> {
+        let permit = tokio::time::timeout(self.patience, self.permits.clone().acquire_owned())
+            .await
+            .map_err(|_| Failure::busy("all connections to the database are in use"))?
+            .expect("the semaphore is never closed");
+        let idle = self.lock().pop();
+        let used_before = idle.is_some();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.database.connect().await?,
+        };
+        Ok(Loan { connection, used_before, _permit: permit })
+    }
+
+    /// Takes back a connection that is outside of any transaction.
+    pub(super) fn give_back(&self, loan: Loan) {
+        self.lock().push(loan.connection);
+    }
+
+    /// Forgets idle connections: one of them was lost, so the others probably are.
+    pub(super) fn forget_idle(&self) {
+        self.lock().clear();
+    }
+
+    /// Runs a read. A lost connection is replaced: a server that restarted closed all the old ones.
+    pub(super) async fn read<Answer, Read>(&self, read: Read) -> Result<Answer, Failure>
+    where
+        Answer: Send,
+        Read: for<'loan> Fn(&'loan mut dyn Connection) -> Reading<'loan, Answer> + Send + Sync,
+    {
+        let mut last = None;
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let mut loan = self.take().await?;
+            match read(&mut *loan.connection).await {
+                Ok(answer) => {
+                    self.give_back(loan);
+                    return Ok(answer);
+                }
+                Err(failure) if failure.conclusion == Conclusion::Lost => {
+                    self.forget_idle();
+                    if !loan.used_before {
+                        return Err(failure);
+                    }
+                    last = Some(failure);
+                }
+                Err(failure) => {
+                    // The statement failed by itself, outside of any transaction.
+                    self.give_back(loan);
+                    return Err(failure);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::lost("the database closes every connection")))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<dyn Connection>>> {
+        self.idle.lock().expect("nobody panics while holding the list")
+    }
+}
+
+/// A read that borrows a connection.
+pub(super) type Reading<'loan, Answer> =
+    std::pin::Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'loan>>;
