@@ -35,13 +35,14 @@ test: ## The gate: formatting, lints, docs, licences, every test (25 minutes at 
 	cargo nextest run --workspace --locked
 
 test-extended: ## Longer campaigns of the random tests, optimised
-	.ci/tools gate rocksdb
+	.ci/tools gate rocksdb servers
 	JIGAP_CRASH_POINTS=1000 cargo nextest run --profile extended --release --locked -p storage --features rocksdb --test store -E 'test(crash)'
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p ledger
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p coordinator
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p jigap --test damaged_input
 	JIGAP_ARCHIVE_KILLS=500 cargo nextest run --profile extended --release --locked -p shards --test archive
 	JIGAP_CRASH_POINTS=2000 cargo nextest run --profile extended --release --locked -p shards --test crash
+	JIGAP_SQL_STRIDE=1 JIGAP_SQL_ALL_KILLS=1 cargo nextest run --profile extended --release --locked -p shards --test sql
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60 unless given), guided by coverage; findings stay in fuzz/artifacts
 	.ci/tools fuzz
