@@ -148,6 +148,9 @@ pub(crate) enum Subject {
     /// Write, list or check snapshots in the archive
     #[command(subcommand)]
     Snapshot(SnapshotSubject),
+    /// Prepare PostgreSQL or MariaDB databases to hold shards
+    #[command(subcommand)]
+    Sql(SqlSubject),
     /// Build a data directory as of any past event, from the archive alone
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArguments),
@@ -233,6 +236,27 @@ pub(crate) enum SnapshotSubject {
         archive: ArchiveArguments,
     },
 }
+
+/// `jigap sql ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SqlSubject {
+    /// Make the tables, or bring them to this program's version; safe to repeat, and to run beside a wallet that serves
+    #[command(after_help = SQL_MIGRATE_HELP)]
+    Migrate {
+        /// The databases, as in postgres://user:password@host:5432/wallet and mysql://user:password@host:3306/wallet
+        #[arg(required = true, value_name = "URL")]
+        urls: Vec<String>,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+}
+
+const SQL_MIGRATE_HELP: &str = "\
+PostgreSQL 12 or later, MariaDB 10.6 or later. The databases must exist, and the user must be allowed to create tables.
+Two-phase commit needs max_prepared_transactions above 0 in PostgreSQL: at least as many as transactions at a time.
+
+Example:
+  jigap sql migrate postgres://wallet@127.0.0.1:5432/shard_0 mysql://wallet@127.0.0.1:3306/shard_1";
 
 /// `jigap receipt ...`
 #[derive(Debug, Subcommand)]

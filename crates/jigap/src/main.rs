@@ -18,6 +18,7 @@ mod serve;
 mod settings;
 mod sql_view;
 mod webhook_command;
+mod sql_command;
 
 use std::process::ExitCode;
 
@@ -90,6 +91,7 @@ fn run(subject: Subject) -> Result<(), Failure> {
         }
         Subject::Receipt(ReceiptSubject::Verify(arguments)) => receipt::verify(&arguments),
         Subject::Keys(subject) => receipt::keys(&subject),
+        Subject::Sql(subject) => sql_command::run(&subject),
         Subject::Restore(arguments) => archive::restore(&arguments),
         Subject::Fork(arguments) => archive::fork(&arguments),
         Subject::Bench(arguments) => bench::run(&arguments),
