@@ -294,7 +294,8 @@ mod tests {
             ["account_not_found", "transaction_not_found", "webhook_not_found", "route_not_found"]
         );
         assert_eq!(statuses[&503], ["overloaded", "unavailable"]);
-        assert_eq!(statuses[&422].len(), 8);
+        // The contract's eight, and `transaction_cancelled`, which only money over several shards can be told.
+        assert_eq!(statuses[&422].len(), 9);
         assert_eq!(statuses[&400].len(), 6);
     }
 }
