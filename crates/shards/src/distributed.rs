@@ -1,10 +1,13 @@
 //! A wallet over several shards, each a database of its own: the coordinator's protocols carried out for real.
 //!
-//! [`Shard`] is what a database must be able to do. Everything that it answers is durable there.
+//! [`Shard`] is what a database must be able to do. Everything that it answers is durable there. [`Config`] says which shards there are,
+//! and what brings them to one outcome.
 
 pub(crate) mod content;
+mod config;
 mod shard;
 pub mod sql;
 
+pub use config::{Architecture, Config, ConfigError, Scheme, redacted, scheme};
 pub use coordinator::port::{Claim, Entry, EntryKind, Reference, ReferenceKind};
 pub use shard::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow};

@@ -5,3 +5,4 @@
 
 pub mod distributed;
 pub mod partition;
+pub mod wallet;
