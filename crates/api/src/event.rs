@@ -94,10 +94,10 @@ impl Details {
         let mut details = Details::default();
         match event {
             Event::AccountOpened { account, account_id, .. } => {
-                details.account = Some((account_id.as_str().to_owned(), Some(*account)));
+                details.account = Some((account_id.as_str().to_owned(), names.handle(*account)));
             }
             Event::AccountClosed { account, .. } => {
-                details.account = Some((names.name(*account), Some(*account)));
+                details.account = Some((names.name(*account), names.handle(*account)));
             }
             Event::Held { hold, .. } => {
                 let (from, to) = (names.name(hold.from), names.name(hold.to));

@@ -257,7 +257,7 @@ pub fn account(account: &response::Account<'_>) -> proto::Account {
     });
     proto::Account {
         account_id: account.account_id.into(),
-        handle: account.number.0,
+        handle: account.number.map_or(0, |number| number.0),
         closed: account.closed,
         opened_at_micros: account.opened_at.as_micros(),
         metadata: metadata(account.metadata),
@@ -269,25 +269,41 @@ pub fn account(account: &response::Account<'_>) -> proto::Account {
 }
 
 /// One entry of an account's history.
-pub fn history_entry(
-    partition: u32,
-    record: &Record,
-    change: &ledger::BalanceChange,
-    names: &impl Names,
-) -> proto::HistoryEntry {
-    let id = record.event.transaction_id().or(record.event.referenced_id());
+pub fn history_entry(entry: response::HistoryEntry<'_>) -> proto::HistoryEntry {
     proto::HistoryEntry {
-        transaction_id: id.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
-        r#type: crate::event::type_of(&record.event).into(),
-        counterparty: change.counterparty.map(|account| names.name(account)).unwrap_or_default(),
-        amount: change.available_change,
-        currency: change.currency.code().into(),
-        balance_after: change.available_after,
-        partition,
-        sequence: record.sequence.0,
-        timestamp_micros: record.timestamp.as_micros(),
-        metadata: record.event.metadata().map(metadata).unwrap_or_default(),
+        transaction_id: entry.transaction_id.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
+        r#type: entry.kind.into(),
+        counterparty: entry.counterparty.unwrap_or_default(),
+        amount: entry.amount,
+        currency: entry.currency.code().into(),
+        balance_after: entry.balance_after,
+        partition: entry.position.partition,
+        sequence: entry.position.sequence.0,
+        timestamp_micros: entry.position.timestamp.as_micros(),
+        metadata: entry.metadata.map(metadata).unwrap_or_default(),
     }
+}
+
+/// A transaction that is under way over several shards, with its accounts by name.
+pub fn transaction_in_flight(transaction_id: ledger::TransactionId, command: &Command) -> proto::Transaction {
+    let mut message = proto::Transaction {
+        transaction_id: transaction_id.to_bytes().to_vec(),
+        status: response::IN_FLIGHT.into(),
+        r#type: response::command_type(command).into(),
+        ..proto::Transaction::default()
+    };
+    if let Some(transfer) = response::transfer_of(command) {
+        message.metadata = metadata(&transfer.metadata);
+        put_money(&mut message, response::asked(transfer, &HashMap::new()));
+    }
+    message
+}
+
+fn put_money(message: &mut proto::Transaction, money: response::Money) {
+    message.from_account = money.from;
+    message.to_account = money.to;
+    message.amount_minor_units = money.amount.minor_units();
+    message.currency = money.currency.code().into();
 }
 
 /// What became of a transaction.
@@ -308,10 +324,7 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
         ..proto::Transaction::default()
     };
     if let Some(money) = money {
-        message.from_account = money.from;
-        message.to_account = money.to;
-        message.amount_minor_units = money.amount.minor_units();
-        message.currency = money.currency.code().into();
+        put_money(&mut message, money);
     }
     message
 }
@@ -370,7 +383,7 @@ pub fn status(problem: &Problem) -> tonic::Status {
     let code = match problem.code {
         Code::Overloaded => tonic::Code::ResourceExhausted,
         Code::Unavailable => tonic::Code::Unavailable,
-        Code::NotImplemented => tonic::Code::Unimplemented,
+        Code::NotImplemented | Code::NotSupportedByArchitecture => tonic::Code::Unimplemented,
         Code::Unauthenticated => tonic::Code::Unauthenticated,
         Code::Forbidden => tonic::Code::PermissionDenied,
         Code::AccountNotFound | Code::TransactionNotFound | Code::RouteNotFound => tonic::Code::NotFound,

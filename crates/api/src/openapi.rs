@@ -53,6 +53,19 @@ const fn admin(
     Route { method, path, summary, body, success, answer: Some(answer), query: &[] }
 }
 
+/// What an operator does to a transaction that is under way.
+const fn intervention(path: &'static str, summary: &'static str) -> Route {
+    Route {
+        method: "post",
+        path,
+        summary,
+        body: None,
+        success: 202,
+        answer: Some("TransactionInFlight"),
+        query: &[],
+    }
+}
+
 /// Every route.
 pub const ROUTES: &[Route] = &[
     post("/v1/wallet/accounts", "Open an account", "OpenAccount", 201, "Account"),
@@ -193,6 +206,26 @@ pub const ROUTES: &[Route] = &[
         202,
         "Redelivery",
     ),
+    get(
+        "/v1/admin/check",
+        "Does every currency sum to zero over all shards, money in flight included?",
+        &[],
+        Some("Check"),
+    ),
+    get(
+        "/v1/admin/transactions",
+        "Transactions that are under way over several shards, oldest first",
+        &["state", "limit"],
+        Some("TransactionsInFlight"),
+    ),
+    intervention(
+        "/v1/admin/transactions/{transaction_id}/retry",
+        "Drive a transaction on at once; 200 when it is finished",
+    ),
+    intervention(
+        "/v1/admin/transactions/{transaction_id}/cancel",
+        "Undo a transaction that is under way, where its protocol still allows it",
+    ),
     get("/healthz", "The process lives", &[], None),
     get("/readyz", "The server can serve", &[], None),
     get("/metrics", "Metrics for Prometheus", &[], None),
@@ -241,7 +274,7 @@ fn operation(route: &Route) -> Value {
     }
     let mut responses = Map::new();
     responses.insert(route.success.to_string(), success(route));
-    if route.success == 201 {
+    if matches!(route.success, 201 | 202) {
         responses.insert("200".into(), success(route));
     }
     let statuses: std::collections::BTreeSet<u16> = Code::ALL.iter().map(|code| code.status()).collect();
@@ -273,6 +306,7 @@ fn path_schema(name: &str) -> Value {
 fn query_schema(name: &str) -> Value {
     match name {
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 50 }),
+        "state" => json!({ "const": crate::response::IN_FLIGHT }),
         "since" | "until" | "at" => json!({ "type": "string", "format": "date-time" }),
         "at_sequence" | "after" | "partition" => json!({ "type": "integer", "minimum": 0 }),
         "currency" => json!({ "type": "string", "pattern": "^[A-Z]{3}$" }),
@@ -419,7 +453,7 @@ fn answers() -> Value {
     // As it was sent, when it is malformed itself.
     let sent_id = json!({ "type": ["string", "null"] });
     let refused = object(
-        json!({ "status": { "const": "refused" }, "transaction_id": sent_id, "code": text, "detail": text }),
+        json!({ "status": { "enum": ["refused", "unanswered"] }, "transaction_id": sent_id, "code": text, "detail": text }),
     );
     let result = json!({ "oneOf": [{ "$ref": "#/components/schemas/Transferred" }, { "$ref": "#/components/schemas/Refused" }] });
     json!({
@@ -433,8 +467,9 @@ fn answers() -> Value {
         "Settled": command("success", json!({ "hold_id": id, "released": money, "currency": text, "from_balance": money }), json!({ "amount": money, "to_balance": money })),
         "Reversed": command("success", reversed, json!({})),
         "Balance": object(json!({ "currency": text, "available": money, "held": money, "total": money })),
-        "Account": object(json!({ "account_id": text, "handle": count, "status": { "enum": ["open", "closed"] }, "opened_at": time,
+        "Account": sometimes(object(json!({ "account_id": text, "status": { "enum": ["open", "closed"] }, "opened_at": time,
             "metadata": metadata, "balances": array("Balance"), "partition": count, "sequence": count, "as_of": time })),
+            json!({ "handle": count })),
         "HistoryEntry": object(json!({ "transaction_id": maybe_id, "type": text, "counterparty": { "type": ["string", "null"] }, "amount": money,
             "currency": text, "balance_after": money, "partition": count, "sequence": count, "timestamp": time, "metadata": metadata })),
         "History": object(json!({ "entries": array("HistoryEntry"), "next_cursor": { "type": ["string", "null"] } })),
@@ -447,17 +482,47 @@ fn answers() -> Value {
             "expires_at": { "type": ["string", "null"], "format": "date-time" }, "legs": count, "postings": array("Posting"), "metadata": metadata } },
         "EventStream": { "type": "string", "description": EVENT_STREAM },
         "Transaction": { "type": "object", "required": ["transaction_id", "status", "type", "events"], "properties": { "transaction_id": id,
-            "status": { "enum": ["success", "refused", "held", "confirmed", "cancelled", "expired", "reversed"] }, "code": text, "type": text,
+            "status": { "enum": ["success", "refused", "held", "confirmed", "cancelled", "expired", "reversed", "in_flight"] }, "code": text, "type": text,
             "from_account": text, "to_account": text, "amount": money, "currency": text, "metadata": metadata, "events": array("Event") } },
         "Total": object(json!({ "currency": text, "sum": money, "in_flight": money })),
-        "State": object(json!({ "partition": count, "sequence": count, "accounts": count, "pending_holds": count, "as_of": time,
-            "totals": array("Total"), "digest": text })),
+        "State": sometimes(object(json!({ "accounts": count, "totals": array("Total") })), json!({ "partition": count, "sequence": count,
+            "pending_holds": count, "as_of": time, "digest": text, "shards": array("ShardPosition") })),
+        "ShardPosition": object(json!({ "partition": count, "sequence": count, "accounts": count })),
+        "Check": object(json!({ "balanced": { "type": "boolean" }, "settled": { "type": "boolean",
+                "description": "False when the sums changed while they were read: ask again before a difference means anything" },
+            "currencies": { "type": "array", "items": object(json!({ "currency": text, "sum": money, "in_flight": money,
+                "difference": money })) }, "shards": array("ShardPosition") })),
+        "TransactionsInFlight": object(json!({ "transactions": array("TransactionInFlight") })),
+        "TransactionInFlight": in_flight(&text, &count),
         "Receipt": object(json!({ "checkpoint": text, "format": count, "frame": object(json!({ "chunks": { "type": "array" },
             "path": { "type": "array", "items": text }, "restart": count, "size": count })),
             "inclusion": { "type": "array", "items": text }, "sequence": count, "transaction_id": id })),
         "Snapshot": object(json!({ "partition": count, "sequence": count, "as_of": time, "digest": text, "accounts": count,
             "transaction_ids": count, "size_bytes": count, "parts": count, "elapsed_ms": count, "archive": text })),
     })
+}
+
+/// A schema with properties that are not always there.
+fn sometimes(mut schema: Value, properties: Value) -> Value {
+    for (name, value) in properties.as_object().into_iter().flatten() {
+        schema["properties"][name] = value.clone();
+    }
+    schema
+}
+
+/// A transaction that is under way, as its row of the phase status table tells; only the first two once it is finished.
+fn in_flight(text: &Value, count: &Value) -> Value {
+    let maybe_text = json!({ "type": ["string", "null"] });
+    let phase = json!({ "enum": ["confirm", "cancel", null] });
+    let lease = json!({ "type": ["object", "null"], "properties": { "holder": text, "until": text } });
+    let branch = json!({ "type": "object", "properties": { "shard": count,
+        "try": { "enum": ["not_sent", "sent", "accepted", "refused"] }, "second_phase_done": { "type": "boolean" } } });
+    json!({ "type": "object", "required": ["transaction_id", "status"], "properties": { "transaction_id": text,
+        "status": { "enum": ["in_flight", "finished"] }, "type": text, "from_account": text, "to_account": text, "amount": text,
+        "currency": text, "metadata": { "type": "object" }, "partition": count, "phase": { "enum": ["first", "second"] },
+        "second_phase": phase, "branches": { "type": "array", "items": branch }, "out_of_order": { "type": "boolean" },
+        "attempts": count, "last_error": maybe_text, "started_at": { "type": "string", "format": "date-time" },
+        "age_seconds": count, "lease": lease } })
 }
 
 /// What the stream of events consists of.

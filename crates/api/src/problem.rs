@@ -46,6 +46,7 @@ codes! {
     AccountExists = ("account_exists", 409, false, "The account exists with other metadata");
     WebhookExists = ("webhook_exists", 409, false, "Such a webhook exists already");
     HoldNotPending = ("hold_not_pending", 409, false, "The hold is settled already");
+    NotCancellable = ("not_cancellable", 409, false, "The transaction can no longer be cancelled");
     AccountNotEmpty = ("account_not_empty", 409, false, "The account still has money");
     RouteNotFound = ("route_not_found", 404, false, "No such route");
     MethodNotAllowed = ("method_not_allowed", 405, false, "The route does not know this method");
@@ -63,6 +64,7 @@ codes! {
     Overloaded = ("overloaded", 503, true, "Too many requests are waiting");
     Unavailable = ("unavailable", 503, true, "The outcome is not known; repeat with the same id");
     NotImplemented = ("not_implemented", 501, false, "Not implemented by this server yet");
+    NotSupportedByArchitecture = ("not_supported_by_architecture", 501, false, "The architecture of this wallet cannot give this");
 }
 
 impl Code {
@@ -287,7 +289,7 @@ mod tests {
             });
         assert_eq!(
             statuses[&409],
-            ["account_exists", "webhook_exists", "hold_not_pending", "account_not_empty"]
+            ["account_exists", "webhook_exists", "hold_not_pending", "not_cancellable", "account_not_empty"]
         );
         assert_eq!(
             statuses[&404],

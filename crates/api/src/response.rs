@@ -1,5 +1,6 @@
 //! The bodies of answers.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use ledger::{
@@ -75,10 +76,11 @@ pub fn transferred(
     text
 }
 
-/// A refused element of a batch. A malformed one may have no transaction_id, or one that is malformed itself.
+/// An element of a batch that was not a success. A malformed one may have no transaction_id, or one that is malformed itself. One that
+/// has no answer is to be repeated with the same id: it may have happened.
 pub fn refused_element(transaction_id: Option<&str>, problem: &Problem) -> Value {
     json!({
-        "status": "refused",
+        "status": if problem.code.is_retryable() { "unanswered" } else { "refused" },
         "transaction_id": transaction_id,
         "code": problem.code.name(),
         "detail": problem.detail,
@@ -147,8 +149,8 @@ fn metadata(metadata: &Metadata) -> Value {
 pub struct Account<'view> {
     /// Its name.
     pub account_id: &'view str,
-    /// Its number in its partition.
-    pub number: AccountNumber,
+    /// Its number in its partition; `None` where accounts have none.
+    pub number: Option<AccountNumber>,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// Its owner's notes.
@@ -171,9 +173,8 @@ pub fn account(account: &Account<'_>) -> Value {
             "total": format_minor_units(balance.total(), *currency),
         })
     });
-    json!({
+    let mut body = json!({
         "account_id": account.account_id,
-        "handle": account.number.0,
         "status": if account.closed { "closed" } else { "open" },
         "opened_at": format_timestamp(account.opened_at),
         "metadata": metadata(account.metadata),
@@ -181,6 +182,68 @@ pub fn account(account: &Account<'_>) -> Value {
         "partition": account.position.partition,
         "sequence": account.position.sequence.0,
         "as_of": format_timestamp(account.position.timestamp),
+    });
+    if let Some(number) = account.number {
+        body["handle"] = json!(number.0);
+    }
+    body
+}
+
+/// One entry of an account's history.
+#[derive(Debug)]
+pub struct HistoryEntry<'view> {
+    /// Of the transaction or leg; `None` when a hold lapsed.
+    pub transaction_id: Option<TransactionId>,
+    /// The type of the event on the wire.
+    pub kind: &'static str,
+    /// The other account, where there is one.
+    pub counterparty: Option<String>,
+    /// What was added to the available balance, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// The available balance afterwards.
+    pub balance_after: i64,
+    /// Where and when.
+    pub position: Position,
+    /// The caller's notes.
+    pub metadata: Option<&'view Metadata>,
+}
+
+impl HistoryEntry<'_> {
+    /// Of an event that changed the account.
+    pub fn of<'view>(
+        partition: u32,
+        record: &'view Record,
+        change: &ledger::BalanceChange,
+        names: &impl Names,
+    ) -> HistoryEntry<'view> {
+        HistoryEntry {
+            transaction_id: record.event.transaction_id().or(record.event.referenced_id()),
+            kind: event::type_of(&record.event),
+            counterparty: change.counterparty.map(|account| names.name(account)),
+            amount: change.available_change,
+            currency: change.currency,
+            balance_after: change.available_after,
+            position: Position { partition, sequence: record.sequence, timestamp: record.timestamp },
+            metadata: record.event.metadata(),
+        }
+    }
+}
+
+/// One entry of the answer to a query for a history.
+pub fn history_entry(entry: &HistoryEntry<'_>) -> Value {
+    json!({
+        "transaction_id": entry.transaction_id.map(|id| id.to_string()),
+        "type": entry.kind,
+        "counterparty": entry.counterparty,
+        "amount": money(entry.amount, entry.currency),
+        "currency": entry.currency.code(),
+        "balance_after": money(entry.balance_after, entry.currency),
+        "partition": entry.position.partition,
+        "sequence": entry.position.sequence.0,
+        "timestamp": format_timestamp(entry.position.timestamp),
+        "metadata": entry.metadata.map_or_else(|| json!({}), metadata),
     })
 }
 
@@ -193,7 +256,7 @@ pub(crate) fn transfer_type(kind: ledger::TransferKind) -> &'static str {
 }
 
 /// The kind of a command on the wire.
-pub(crate) fn command_type(command: &Command) -> &'static str {
+pub fn command_type(command: &Command) -> &'static str {
     match command {
         Command::OpenAccount { .. } => "account_opened",
         Command::Transfer(transfer) => transfer_type(transfer.kind),
@@ -211,9 +274,14 @@ pub(crate) fn command_type(command: &Command) -> &'static str {
 pub trait Names {
     /// The name of the account, or its number as text.
     fn name(&self, account: AccountNumber) -> String;
+
+    /// The number as clients may use it; `None` where numbers mean nothing beyond one answer.
+    fn handle(&self, account: AccountNumber) -> Option<AccountNumber> {
+        Some(account)
+    }
 }
 
-impl Names for std::collections::HashMap<AccountNumber, String> {
+impl Names for HashMap<AccountNumber, String> {
     fn name(&self, account: AccountNumber) -> String {
         self.get(&account).cloned().unwrap_or_else(|| account.0.to_string())
     }
@@ -284,6 +352,46 @@ pub fn transaction(partition: u32, transaction: &Transaction, names: &impl Names
     Value::Object(body)
 }
 
+/// The answer to a query for a transaction that is under way over several shards, with its accounts by name.
+pub fn transaction_in_flight(transaction_id: TransactionId, command: &Command) -> Value {
+    let mut body = json!({
+        "transaction_id": transaction_id.to_string(),
+        "status": IN_FLIGHT,
+        "type": command_type(command),
+        "events": [],
+    });
+    if let Some(transfer) = transfer_of(command) {
+        let money = asked(transfer, &HashMap::new());
+        body["from_account"] = json!(money.from);
+        body["to_account"] = json!(money.to);
+        body["amount"] = json!(self::money(money.amount.signed(), money.currency));
+        body["currency"] = json!(money.currency.code());
+        body["metadata"] = metadata(&transfer.metadata);
+    }
+    body
+}
+
+/// The status of a transaction whose outcome is not decided or not carried out yet.
+pub const IN_FLIGHT: &str = "in_flight";
+
+/// The one transfer that a command asks for, if it is one.
+pub(crate) fn transfer_of(command: &Command) -> Option<&ledger::Transfer> {
+    match command {
+        Command::Transfer(transfer) => Some(transfer),
+        Command::Hold(request) => Some(&request.transfer),
+        _ => None,
+    }
+}
+
+pub(crate) fn asked(transfer: &ledger::Transfer, names: &impl Names) -> Money {
+    Money {
+        from: account_name(&transfer.from, names),
+        to: account_name(&transfer.to, names),
+        amount: transfer.amount,
+        currency: transfer.currency,
+    }
+}
+
 /// The kind of a transaction on the wire.
 pub fn transaction_type(transaction: &Transaction) -> &'static str {
     match transaction.outcome().event {
@@ -325,12 +433,6 @@ pub struct Money {
 
 /// The money of a transaction; `None` where there is no one sum (a group, a closed account).
 pub fn money_of(transaction: &Transaction, names: &impl Names) -> Option<Money> {
-    let asked = |transfer: &ledger::Transfer| Money {
-        from: account_name(&transfer.from, names),
-        to: account_name(&transfer.to, names),
-        amount: transfer.amount,
-        currency: transfer.currency,
-    };
     match (&transaction.outcome().event, &transaction.command) {
         (Event::Held { hold, .. }, _) => Some(Money {
             from: names.name(hold.from),
@@ -338,8 +440,7 @@ pub fn money_of(transaction: &Transaction, names: &impl Names) -> Option<Money> 
             amount: hold.amount,
             currency: hold.currency,
         }),
-        (Event::Refused { .. }, Command::Transfer(transfer)) => Some(asked(transfer)),
-        (Event::Refused { .. }, Command::Hold(request)) => Some(asked(&request.transfer)),
+        (Event::Refused { .. }, command) => transfer_of(command).map(|transfer| asked(transfer, names)),
         (event, _) => event.movement().map(|movement| Money {
             from: names.name(movement.from),
             to: names.name(movement.to),

@@ -13,6 +13,8 @@ use api::proto::{self, CommandResult};
 use api::response::Position;
 use api::{Code, Problem, problem::Subject, wire};
 use ledger::{Command, Sequence, Timestamp, Transfer, TransferKind};
+use shards::distributed::ShardTotals;
+use shards::wallet::{self, Located};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,8 +22,9 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use views::HistoryQuery;
 
+use crate::Shared;
+use crate::backend::{Backend, Found, Totals};
 use crate::query::{self, Outcome};
-use crate::{Node, Shared};
 
 /// The largest message: a batch in which every transfer has long names and all the metadata that it may have.
 const MESSAGE_SIZE_BYTES_MAX: usize = 16 << 20;
@@ -88,11 +91,8 @@ fn at_position<Message>(message: Message, partition: u32, sequence: Sequence) ->
 }
 
 impl WalletService {
-    fn node(&self) -> Result<&Node, Problem> {
-        self.shared
-            .node
-            .get()
-            .ok_or_else(|| Problem::new(Code::Unavailable, "the server is still recovering its state"))
+    fn backend(&self) -> Result<&Backend, Problem> {
+        self.shared.backend()
     }
 
     /// Counts the call, and answers when it takes too long.
@@ -118,14 +118,13 @@ impl WalletService {
         transfer: Result<Transfer, Problem>,
     ) -> Answer<CommandResult> {
         self.observe(method, async {
-            let node = self.node()?;
+            let backend = self.backend()?;
             let transfer = match transfer {
                 Ok(transfer) => transfer,
-                Err(problem) => return Ok(malformed(node, &problem)),
+                Err(problem) => return Ok(malformed(backend, &problem)),
             };
             let (subject, money) = (Subject::of_transfer(&transfer), (transfer.amount, transfer.currency));
-            let answer = node.batcher.execute(transfer).await.map_err(query::not_accepted)?;
-            let partition = node.partition.number();
+            let Located { partition, value: answer } = backend.transfer(transfer).await?;
             let position = Position { partition, sequence: answer.sequence, timestamp: answer.timestamp };
             let result = match &answer.outcome {
                 Ok(after) => message::transferred(money, position, answer.replayed, (after.from, after.to)),
@@ -144,22 +143,22 @@ impl WalletService {
         command: Result<Command, Problem>,
     ) -> Answer<CommandResult> {
         self.observe(method, async {
-            let node = self.node()?;
+            let backend = self.backend()?;
             let command = match command {
                 Ok(command) => command,
-                Err(problem) => return Ok(malformed(node, &problem)),
+                Err(problem) => return Ok(malformed(backend, &problem)),
             };
-            let partition = node.partition.number();
-            let result = match query::execute(node, command).await? {
+            let Located { partition, value } = query::execute(backend, command).await?;
+            let result = match value {
                 Outcome::Executed { records, replayed } => message::executed(partition, &records, replayed),
                 Outcome::Refused { problem, sequence, timestamp, replayed } => {
                     let sequence = sequence.unwrap_or_default();
                     message::refused(&problem, Position { partition, sequence, timestamp }, replayed)
                 }
-                Outcome::Account { view, .. } => CommandResult {
+                Outcome::Account { account, .. } => CommandResult {
                     partition,
-                    sequence: view.sequence.0,
-                    timestamp_micros: view.timestamp.as_micros(),
+                    sequence: account.row.sequence.0,
+                    timestamp_micros: account.row.timestamp.as_micros(),
                     ..CommandResult::default()
                 },
             };
@@ -171,24 +170,20 @@ impl WalletService {
 }
 
 /// A command that is malformed is a result like any other refusal.
-fn malformed(node: &Node, problem: &Problem) -> Response<CommandResult> {
-    let partition = node.partition.number();
+fn malformed(backend: &Backend, problem: &Problem) -> Response<CommandResult> {
+    let partition = backend.default_partition();
     let nowhere = Position { partition, sequence: Sequence(0), timestamp: Timestamp::default() };
     Response::new(message::refused(problem, nowhere, false))
 }
 
-fn refused_without_trace(problem: Problem) -> Outcome {
-    Outcome::Refused { problem, sequence: None, timestamp: Timestamp::default(), replayed: false }
-}
-
 /// What became of opening an account, and the position that it rests on.
-fn opened_account(node: &Node, outcome: Outcome) -> Result<(proto::OpenAccountResult, Sequence), Problem> {
-    match outcome {
-        Outcome::Account { view, existed } => {
-            let account = message::account(&query::account(node.partition.number(), &view));
-            let account = Some(account);
+fn opened_account(outcome: Located<Outcome>) -> Result<(proto::OpenAccountResult, Sequence), Problem> {
+    match outcome.value {
+        Outcome::Account { account, existed } => {
+            let sequence = account.row.sequence;
+            let account = Some(message::account(&account.shown(outcome.partition)));
             let result = proto::OpenAccountResult { account, existed, ..proto::OpenAccountResult::default() };
-            Ok((result, view.sequence))
+            Ok((result, sequence))
         }
         Outcome::Refused { problem, sequence, .. } => {
             let (code, detail) = (problem.code.name().into(), problem.detail);
@@ -206,9 +201,9 @@ impl Wallet for WalletService {
     type TransfersStream = ReceiverStream<Result<wire::Message, Status>>;
 
     async fn transfers(&self, request: Request<Streaming<wire::Message>>) -> Answer<Self::TransfersStream> {
-        let node = self.node().map_err(|problem| message::status(&problem))?.clone();
+        let backend = self.backend().map_err(|problem| message::status(&problem))?.clone();
         let results =
-            stream::start(node, Arc::clone(&self.shared), self.stopped.clone(), request.into_inner());
+            stream::start(backend, Arc::clone(&self.shared), self.stopped.clone(), request.into_inner());
         Ok(Response::new(results))
     }
 
@@ -216,7 +211,7 @@ impl Wallet for WalletService {
 
     async fn subscribe(&self, request: Request<proto::SubscribeRequest>) -> Answer<Self::SubscribeStream> {
         self.observe("Subscribe", async {
-            let node = self.node()?;
+            let node = self.backend()?.event_sourced("a subscription to events")?;
             query::reach_position(node, request.metadata().as_ref()).await?;
             Ok(Response::new(subscribe::start(node, request.get_ref()).await?))
         })
@@ -228,13 +223,12 @@ impl Wallet for WalletService {
         request: Request<proto::OpenAccountRequest>,
     ) -> Answer<proto::OpenAccountResult> {
         self.observe("OpenAccount", async {
-            let node = self.node()?;
-            let opened = match message::open_account(request.get_ref()) {
-                Ok(command) => query::execute(node, command).await?,
-                Err(problem) => refused_without_trace(problem),
-            };
-            let (result, sequence) = opened_account(node, opened)?;
-            Ok(at_position(result, node.partition.number(), sequence))
+            let command = message::open_account(request.get_ref());
+            let outcomes = query::execute_all(self.backend()?, std::iter::once(command)).await?;
+            let opened = outcomes.into_iter().next().expect("one command has one outcome");
+            let partition = opened.partition;
+            let (result, sequence) = opened_account(opened)?;
+            Ok(at_position(result, partition, sequence))
         })
         .await
     }
@@ -244,28 +238,21 @@ impl Wallet for WalletService {
         request: Request<proto::OpenAccountsRequest>,
     ) -> Answer<proto::OpenAccountsResult> {
         self.observe("OpenAccounts", async {
-            let node = self.node()?;
+            let backend = self.backend()?;
             message::check_open_accounts(request.get_ref())?;
-            // All are handed over before the first is waited for.
-            let begun = request
-                .get_ref()
-                .accounts
-                .iter()
-                .map(|account| message::open_account(account).map(|command| query::begin(node, command)));
-            let begun: Vec<_> = begun.collect();
-            let mut results = Vec::with_capacity(begun.len());
-            let mut last = Sequence(0);
-            for outcome in begun {
-                let outcome = match outcome {
-                    Ok(outcome) => outcome.await?,
-                    Err(problem) => refused_without_trace(problem),
-                };
-                let (result, sequence) = opened_account(node, outcome)?;
-                last = last.max(sequence);
+            let commands = request.get_ref().accounts.iter().map(message::open_account);
+            let mut results = Vec::with_capacity(request.get_ref().accounts.len());
+            let mut last = (backend.default_partition(), Sequence(0));
+            for outcome in query::execute_all(backend, commands).await? {
+                let partition = outcome.partition;
+                let (result, sequence) = opened_account(outcome)?;
+                // Positions of several shards cannot be compared; over shards any of them will do.
+                last =
+                    if partition == last.0 { last.max((partition, sequence)) } else { (partition, sequence) };
                 results.push(result);
             }
-            let result = proto::OpenAccountsResult { results };
-            Ok(at_position(result, node.partition.number(), last))
+            let (partition, sequence) = last;
+            Ok(at_position(proto::OpenAccountsResult { results }, partition, sequence))
         })
         .await
     }
@@ -310,34 +297,28 @@ impl Wallet for WalletService {
 
     async fn get_account(&self, request: Request<proto::GetAccountRequest>) -> Answer<proto::Account> {
         self.observe("GetAccount", async {
-            let node = self.node()?;
+            let backend = self.backend()?;
             let account = message::queried_account(&request.get_ref().account_id)?;
-            query::reach_position(node, request.metadata().as_ref()).await?;
-            let view = query::account_view(node, account).await?;
-            let partition = node.partition.number();
-            let account = message::account(&query::account(partition, &view));
-            Ok(at_position(account, partition, view.sequence))
+            backend.reach_position(request.metadata().as_ref()).await?;
+            let Located { partition, value } = backend.account(account).await?;
+            Ok(at_position(message::account(&value.shown(partition)), partition, value.row.sequence))
         })
         .await
     }
 
     async fn get_history(&self, request: Request<proto::GetHistoryRequest>) -> Answer<proto::History> {
         self.observe("GetHistory", async {
-            let node = self.node()?;
+            let backend = self.backend()?;
             let account = message::queried_account(&request.get_ref().account_id)?;
             let asked = history_query(request.get_ref())?;
-            query::reach_position(node, request.metadata().as_ref()).await?;
-            let (page, names) = query::history(node, account, asked).await?;
-            let partition = node.partition.number();
-            let entries = page
-                .entries
-                .iter()
-                .map(|entry| message::history_entry(partition, &entry.record, &entry.change, &names));
+            backend.reach_position(request.metadata().as_ref()).await?;
+            let page = backend.history(account, asked).await?;
             let history = proto::History {
-                entries: entries.collect(),
-                next_cursor: page.next.map(|sequence| sequence.0.to_string()).unwrap_or_default(),
+                entries: page.entries().into_iter().map(message::history_entry).collect(),
+                next_cursor: page.next().unwrap_or_default(),
             };
-            Ok(at_position(history, partition, node.history.position()))
+            let (partition, position) = page.position();
+            Ok(at_position(history, partition, position))
         })
         .await
     }
@@ -347,26 +328,31 @@ impl Wallet for WalletService {
         request: Request<proto::GetTransactionRequest>,
     ) -> Answer<proto::Transaction> {
         self.observe("GetTransaction", async {
-            let node = self.node()?;
+            let backend = self.backend()?;
             let transaction_id = message::queried_transaction(&request.get_ref().transaction_id)?;
-            query::reach_position(node, request.metadata().as_ref()).await?;
-            let (found, names, last) = query::transaction(node, transaction_id).await?;
-            let partition = node.partition.number();
-            Ok(at_position(message::transaction(partition, &found, &names), partition, last))
+            backend.reach_position(request.metadata().as_ref()).await?;
+            let Located { partition, value } = backend.transaction(transaction_id).await?;
+            Ok(match value {
+                Found::Finished { transaction, names, last } => {
+                    at_position(message::transaction(partition, &transaction, &names), partition, last)
+                }
+                Found::InFlight(status) => {
+                    Response::new(message::transaction_in_flight(transaction_id, &status.plan.command))
+                }
+            })
         })
         .await
     }
 
     async fn get_state(&self, request: Request<proto::GetStateRequest>) -> Answer<proto::State> {
         self.observe("GetState", async {
-            let node = self.node()?;
-            query::reach_position(node, request.metadata().as_ref()).await?;
-            let view = query::state(node).await?;
-            let totals = view.totals.iter().map(|total| proto::Total {
-                currency: total.currency.code().into(),
-                sum: ledger::format_minor_units(total.sum, total.currency),
-            });
-            let partition = node.partition.number();
+            let backend = self.backend()?;
+            backend.reach_position(request.metadata().as_ref()).await?;
+            let (partition, view) = match backend.totals().await? {
+                Totals::Partition { partition, view } => (partition, view),
+                Totals::Shards(shards) => return Ok(Response::new(shards_state(&shards))),
+            };
+            let totals = view.totals.iter().map(|total| total_message(total.currency, total.sum, 0));
             let state = proto::State {
                 partition,
                 sequence: view.sequence.0,
@@ -379,6 +365,22 @@ impl Wallet for WalletService {
             Ok(at_position(state, partition, view.sequence))
         })
         .await
+    }
+}
+
+fn total_message(currency: ledger::Currency, sum: i128, in_flight: i128) -> proto::Total {
+    let money = |minor_units| ledger::format_minor_units(minor_units, currency);
+    proto::Total { currency: currency.code().into(), sum: money(sum), in_flight: money(in_flight) }
+}
+
+/// The sums over several shards, which have no position in common.
+fn shards_state(shards: &[Located<ShardTotals>]) -> proto::State {
+    let totals = wallet::currency_totals(shards);
+    let totals = totals.iter().map(|total| total_message(total.currency, total.sum, total.in_flight));
+    proto::State {
+        accounts: shards.iter().map(|shard| shard.value.accounts).sum(),
+        totals: totals.collect(),
+        ..proto::State::default()
     }
 }
 

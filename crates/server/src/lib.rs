@@ -1,9 +1,12 @@
-//! HTTP and gRPC in front of a partition: everything async lives here, and nothing about money is decided here.
+//! HTTP and gRPC in front of a partition, or of a wallet over shards: everything async lives here, and nothing about money is decided
+//! here.
 //!
-//! [`Server::bind`] listens at once and answers `/healthz`; [`Ready::ready`] hands it the partition once that has recovered;
-//! [`Server::serve`] runs until it is told to stop, then drains.
+//! [`Server::bind`] listens at once and answers `/healthz`; [`Ready::ready`] hands it the partition once that has recovered, or
+//! [`Ready::ready_distributed`] the wallet once its shards were reached; [`Server::serve`] runs until it is told to stop, then drains.
 
+mod admin;
 mod answer;
+mod backend;
 mod batcher;
 mod connections;
 mod events;
@@ -18,10 +21,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shards::partition::Partition;
+use shards::wallet::Wallet;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use views::History;
 
+use backend::Backend;
 use batcher::Batcher;
 use events::Events;
 pub use events::EventsConfig;
@@ -68,7 +73,7 @@ impl Default for Config {
     }
 }
 
-/// What answers once recovery is over.
+/// What an event-sourced wallet answers with once recovery is over.
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) partition: Partition,
@@ -85,7 +90,7 @@ const PAST_STATES_MAX: usize = 1;
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) node: OnceLock<Node>,
+    pub(crate) backend: OnceLock<Backend>,
     pub(crate) metrics: NetworkMetrics,
     /// Turns true when the server is told to stop.
     pub(crate) stopping: watch::Sender<bool>,
@@ -98,7 +103,7 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-/// Hands a partition to the server that listens already.
+/// Hands what answers to the server that listens already.
 #[derive(Clone)]
 pub struct Ready {
     shared: Arc<Shared>,
@@ -117,9 +122,17 @@ impl Ready {
         let webhooks =
             webhooks.map(|config| Webhooks::start(config, partition.clone(), events.clone(), stopping));
         let past_states = Arc::new(Semaphore::new(PAST_STATES_MAX));
-        if self.shared.node.set(Node { partition, history, batcher, events, webhooks, past_states }).is_err()
-        {
-            tracing::error!("the server was given a partition twice; it keeps the first");
+        self.set(Backend::EventSourced(Node { partition, history, batcher, events, webhooks, past_states }));
+    }
+
+    /// From now on requests are served by a wallet over shards.
+    pub fn ready_distributed(&self, wallet: Arc<dyn Wallet>) {
+        self.set(Backend::Distributed(wallet));
+    }
+
+    fn set(&self, backend: Backend) {
+        if self.shared.backend.set(backend).is_err() {
+            tracing::error!("the server was given a wallet twice; it keeps the first");
         }
     }
 }
@@ -139,7 +152,7 @@ impl Server {
         let grpc_listener = listen(config.grpc_listen)?;
         let shared = Shared {
             config,
-            node: OnceLock::new(),
+            backend: OnceLock::new(),
             metrics: NetworkMetrics::default(),
             stopping: watch::Sender::new(false),
         };

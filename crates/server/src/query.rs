@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api::response::{self, Position};
+use api::response;
 use api::{Code, Problem, problem::Subject};
 use axum::http::HeaderMap;
 use ledger::{
     AccountNumber, AccountRef, Command, Event, Record, Sequence, Timestamp, Transaction, TransactionId,
 };
 use shards::partition::{AccountView, CommandAnswer, NotAccepted, SnapshotReport, StateView};
+use shards::wallet::{self, Located};
 use tokio::sync::oneshot;
 use views::{History, HistoryError, HistoryPage, HistoryQuery, Moment, PastAccount};
 
 use crate::Node;
+use crate::backend::{Account, Backend, not_answered};
 
 /// How many entries of a history are answered unless the client asks for another number.
 pub(crate) const HISTORY_LIMIT: usize = 50;
@@ -53,7 +55,7 @@ pub(crate) fn not_accepted(refused: NotAccepted) -> Problem {
 /// What became of a command.
 pub(crate) enum Outcome {
     /// An account was opened, or was open with the same metadata.
-    Account { view: AccountView, existed: bool },
+    Account { account: Box<Account>, existed: bool },
     /// These events happened.
     Executed { records: Vec<Record>, replayed: bool },
     /// Nothing moved. A refusal that is recorded has a position.
@@ -61,12 +63,63 @@ pub(crate) enum Outcome {
 }
 
 /// Executes any command but a plain transfer.
-pub(crate) async fn execute(node: &Node, command: Command) -> Result<Outcome, Problem> {
-    begin(node, command).await
+pub(crate) async fn execute(backend: &Backend, command: Command) -> Result<Located<Outcome>, Problem> {
+    match backend {
+        Backend::EventSourced(node) => {
+            let value = begin_in_partition(node, command).await?;
+            Ok(Located { partition: node.partition.number(), value })
+        }
+        Backend::Distributed(wallet) => {
+            let (transaction_id, asked) = (command.transaction_id(), command.clone());
+            let answer = wallet.command(command).await;
+            let answer = answer.map_err(|why| Problem { transaction_id, ..not_answered(why) })?;
+            let value = wallet_outcome(&asked, answer.value);
+            Ok(Located { partition: answer.partition, value })
+        }
+    }
 }
 
-/// Hands a command over at once; what is awaited is its outcome. So many commands can share a frame.
-pub(crate) fn begin(
+/// Executes commands, each on its own. All are handed over before the first is waited for, so that they can share a frame or a round trip.
+pub(crate) async fn execute_all(
+    backend: &Backend,
+    commands: impl Iterator<Item = Result<Command, Problem>>,
+) -> Result<Vec<Located<Outcome>>, Problem> {
+    let malformed = |problem| Outcome::Refused {
+        problem,
+        sequence: None,
+        timestamp: Timestamp::default(),
+        replayed: false,
+    };
+    let partition = backend.default_partition();
+    let mut outcomes = Vec::new();
+    match backend {
+        Backend::EventSourced(node) => {
+            let begun = commands.map(|command| command.map(|command| begin_in_partition(node, command)));
+            for command in begun.collect::<Vec<_>>() {
+                let value = match command {
+                    Ok(outcome) => outcome.await?,
+                    Err(problem) => malformed(problem),
+                };
+                outcomes.push(Located { partition, value });
+            }
+        }
+        Backend::Distributed(_) => {
+            let begun = commands.map(|command| {
+                let backend = backend.clone();
+                command.map(|command| tokio::spawn(async move { execute(&backend, command).await }))
+            });
+            for command in begun.collect::<Vec<_>>() {
+                outcomes.push(match command {
+                    Ok(outcome) => outcome.await.map_err(|_| not_accepted(NotAccepted::Stopping))??,
+                    Err(problem) => Located { partition, value: malformed(problem) },
+                });
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+fn begin_in_partition(
     node: &Node,
     command: Command,
 ) -> impl Future<Output = Result<Outcome, Problem>> + Send + use<> {
@@ -85,22 +138,22 @@ pub(crate) fn begin(
     }
 }
 
+fn worded(asked: &Command, refusal: &ledger::Refusal) -> Problem {
+    Problem::refused(refusal, &Subject::of_command(asked, refusal.leg))
+}
+
+fn rejected(asked: &Command, refusal: &ledger::Refusal) -> Outcome {
+    let problem = worded(asked, refusal);
+    Outcome::Refused { problem, sequence: None, timestamp: Timestamp::default(), replayed: false }
+}
+
 fn outcome(asked: &Command, answer: CommandAnswer) -> Outcome {
-    let worded =
-        |refusal: &ledger::Refusal| Problem::refused(refusal, &Subject::of_command(asked, refusal.leg));
     match answer {
-        CommandAnswer::Rejected(refusal) => Outcome::Refused {
-            problem: worded(&refusal),
-            sequence: None,
-            timestamp: Timestamp::default(),
-            replayed: false,
-        },
-        CommandAnswer::AlreadyOpen(view) => Outcome::Account { view, existed: true },
+        CommandAnswer::Rejected(refusal) => rejected(asked, &refusal),
+        CommandAnswer::AlreadyOpen(view) => {
+            Outcome::Account { account: Box::new(Account::of(view)), existed: true }
+        }
         CommandAnswer::Executed { records, replayed } => match records.last() {
-            Some(Record { event: Event::Refused { refusal, .. }, sequence, timestamp }) => {
-                let (sequence, timestamp) = (Some(*sequence), *timestamp);
-                Outcome::Refused { problem: worded(refusal), sequence, timestamp, replayed }
-            }
             Some(Record {
                 event: Event::AccountOpened { account, account_id, metadata },
                 sequence,
@@ -116,10 +169,31 @@ fn outcome(asked: &Command, answer: CommandAnswer) -> Outcome {
                     sequence: *sequence,
                     timestamp: *timestamp,
                 };
-                Outcome::Account { view, existed: false }
+                Outcome::Account { account: Box::new(Account::of(view)), existed: false }
             }
-            _ => Outcome::Executed { records, replayed },
+            _ => executed(asked, records, replayed),
         },
+    }
+}
+
+fn wallet_outcome(asked: &Command, answer: wallet::CommandAnswer) -> Outcome {
+    match answer {
+        wallet::CommandAnswer::Rejected(refusal) => rejected(asked, &refusal),
+        wallet::CommandAnswer::Opened { account, existed } => {
+            Outcome::Account { account: Box::new(Account { number: None, row: account }), existed }
+        }
+        // What a command answers tells balances, not names: whoever asked knows them.
+        wallet::CommandAnswer::Executed { records, names: _, replayed } => executed(asked, records, replayed),
+    }
+}
+
+fn executed(asked: &Command, records: Vec<Record>, replayed: bool) -> Outcome {
+    match records.last() {
+        Some(Record { event: Event::Refused { refusal, .. }, sequence, timestamp }) => {
+            let (sequence, timestamp) = (Some(*sequence), *timestamp);
+            Outcome::Refused { problem: worded(asked, refusal), sequence, timestamp, replayed }
+        }
+        _ => Outcome::Executed { records, replayed },
     }
 }
 
@@ -128,40 +202,64 @@ pub(crate) fn whole_number<Number: FromStr>(text: &str) -> Option<Number> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Waits until the read side has seen what the client has seen.
-pub(crate) async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(header) = headers.get(api::grpc::POSITION_KEY) else { return Ok(()) };
+/// The position that the client has seen, if it tells one; it must be in a partition that there is.
+pub(crate) fn position(
+    headers: &HeaderMap,
+    is_known: impl FnOnce(u32) -> bool,
+) -> Result<Option<Sequence>, Problem> {
+    let Some(header) = headers.get(api::grpc::POSITION_KEY) else { return Ok(None) };
     let position =
         header.to_str().ok().and_then(|text| text.split_once(':')).and_then(|(partition, sequence)| {
             Some((whole_number::<u32>(partition)?, whole_number::<u64>(sequence)?))
         });
-    let Some((_, sequence)) = position.filter(|(partition, _)| *partition == node.partition.number()) else {
-        let detail = format!("the header X-Wallet-Position must be partition:sequence, it is {header:?}");
-        return Err(Problem::new(Code::InvalidRequest, detail));
-    };
-    if node.history.position() >= Sequence(sequence) {
-        return Ok(());
+    match position {
+        Some((partition, sequence)) if is_known(partition) => Ok(Some(Sequence(sequence))),
+        _ => {
+            let detail = format!("the header X-Wallet-Position must be partition:sequence, it is {header:?}");
+            Err(Problem::new(Code::InvalidRequest, detail))
+        }
     }
+}
+
+/// Waits until the read side has seen what the client has seen.
+pub(crate) async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
+    let position = position(headers, |partition| partition == node.partition.number())?;
+    let Some(sequence) = position.filter(|sequence| node.history.position() < *sequence) else {
+        return Ok(());
+    };
     let history = Arc::clone(&node.history);
-    let reached =
-        tokio::task::spawn_blocking(move || history.wait_for(Sequence(sequence), POSITION_PATIENCE)).await;
+    let reached = tokio::task::spawn_blocking(move || history.wait_for(sequence, POSITION_PATIENCE)).await;
     if reached.unwrap_or(false) {
         return Ok(());
     }
-    let detail = format!("the read side has not reached {sequence} within a second");
+    let detail = format!("the read side has not reached {} within a second", sequence.0);
     Err(Problem::new(Code::Unavailable, detail))
 }
 
 /// An account as it stands.
 pub(crate) async fn account_view(node: &Node, account: AccountRef) -> Result<AccountView, Problem> {
     let asked = account.clone();
-    ask(|reply| node.partition.query_account(account, reply)).await?.ok_or_else(|| {
-        let name = match asked {
-            AccountRef::Named(name) => name.as_str().to_owned(),
-            AccountRef::Number(number) => number.0.to_string(),
-        };
-        Problem::new(Code::AccountNotFound, format!("account_id {name:?} does not exist"))
+    ask(|reply| node.partition.query_account(account, reply)).await?.ok_or_else(|| match asked {
+        AccountRef::Named(name) => no_account(name.as_str()),
+        AccountRef::Number(number) => no_account(&number.0.to_string()),
     })
+}
+
+/// There is no such account.
+pub(crate) fn no_account(name: &str) -> Problem {
+    Problem::new(Code::AccountNotFound, format!("account_id {name:?} does not exist"))
+}
+
+/// There is no such transaction.
+pub(crate) fn no_transaction(transaction_id: TransactionId) -> Problem {
+    let detail = format!("transaction_id {transaction_id} does not exist");
+    Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id)
+}
+
+/// The server's clock, to tell what is in the future.
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// A moment that a client names.
@@ -225,19 +323,6 @@ fn future(node: &Node, point: Point) -> Problem {
     Problem::new(Code::InvalidRequest, detail)
 }
 
-/// An account as the contract shows it.
-pub(crate) fn account(partition: u32, view: &AccountView) -> response::Account<'_> {
-    response::Account {
-        account_id: view.account_id.as_str(),
-        number: view.number,
-        opened_at: view.opened_at,
-        metadata: &view.metadata,
-        closed: view.closed,
-        balances: &view.balances,
-        position: Position { partition, sequence: view.sequence, timestamp: view.timestamp },
-    }
-}
-
 /// Reads the `next_cursor` of an earlier answer.
 pub(crate) fn cursor(text: &str) -> Result<Sequence, Problem> {
     whole_number(text).map(Sequence).ok_or_else(|| {
@@ -269,10 +354,7 @@ pub(crate) async fn transaction(
     let last = sequences.last().copied().unwrap_or_default();
     let partition = node.partition.clone();
     let found = blocking(move || partition.read_transaction(transaction_id, &sequences)).await?;
-    let Some(found) = found else {
-        let detail = format!("transaction_id {transaction_id} does not exist");
-        return Err(Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id));
-    };
+    let found = found.ok_or_else(|| no_transaction(transaction_id))?;
     let names = names(node, response::accounts_of(&found)).await?;
     Ok((found, names, last))
 }
@@ -286,11 +368,7 @@ pub(crate) async fn receipt(
     let first = sequences.first().copied().unwrap_or_default();
     let partition = node.partition.clone();
     let receipt = blocking(move || partition.receipt(transaction_id, &sequences)).await?;
-    let Some(receipt) = receipt else {
-        let detail = format!("transaction_id {transaction_id} does not exist");
-        return Err(Problem::new(Code::TransactionNotFound, detail).with_transaction(transaction_id));
-    };
-    Ok((receipt, first))
+    Ok((receipt.ok_or_else(|| no_transaction(transaction_id))?, first))
 }
 
 /// Writes a snapshot as of now.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use api::problem::{Problem, Subject};
 use api::request::{self, Endpoint, FollowUp, Malformed, Transfers};
@@ -18,13 +18,14 @@ use axum::middleware::{self, Next};
 use axum::routing::{get, post};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use ledger::{AccountNumber, Command, Currency, Sequence, Timestamp, TransactionId};
+use ledger::{Command, Currency, Sequence, TransactionId};
 use serde_json::{Value, json};
-use shards::partition::AccountView;
+use shards::wallet::Located;
 use views::HistoryQuery;
 
+use crate::backend::{self, Account, Backend, Found, Totals, TransferAnswers};
 use crate::query::{self, Outcome, Point};
-use crate::{Node, Shared, answer, events, metrics, webhooks};
+use crate::{Node, Shared, admin, answer, events, metrics, webhooks};
 
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -61,6 +62,10 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/wallet/events", get(events))
         .route("/v1/admin/snapshots", post(snapshot))
         .merge(webhooks::routes())
+        .route("/v1/admin/check", get(check))
+        .route("/v1/admin/transactions", get(in_flight))
+        .route("/v1/admin/transactions/{transaction_id}/retry", post(retry_in_flight))
+        .route("/v1/admin/transactions/{transaction_id}/cancel", post(cancel_in_flight))
         .route("/healthz", get(async || answer::text("text/plain", "ok\n".into())))
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus))
@@ -107,11 +112,9 @@ fn route_name(path: &str) -> &'static str {
     openapi::ROUTES.iter().find(|route| matches(route.path)).map_or("other", |route| route.path)
 }
 
+/// The event-sourced partition, for the routes that only it can serve.
 pub(crate) fn node(shared: &Shared) -> Result<&Node, Problem> {
-    shared
-        .node
-        .get()
-        .ok_or_else(|| Problem::new(Code::Unavailable, "the server is still recovering its state"))
+    shared.backend()?.event_sourced("this route")
 }
 
 /// The whole body of a command, once its headers were checked. What is far too large is not read to its end.
@@ -238,16 +241,16 @@ where
     Content: HttpBody<Data = Bytes> + Unpin,
     Content::Error: std::fmt::Display,
 {
-    let node = node(shared)?;
+    let backend = shared.backend()?;
     let (parts, content) = request.into_parts();
     let body = read_body(&parts.headers, content).await?;
     let transfer = request::transfer(endpoint, &body)?;
     let transaction_id = transfer.transaction_id;
     check_key(&parts.headers, transaction_id)?;
     let (subject, currency) = (Subject::of_transfer(&transfer), transfer.currency);
-    let answer = node.batcher.execute(transfer).await;
-    let answer = answer.map_err(|refused| query::not_accepted(refused).with_transaction(transaction_id))?;
-    let partition = node.partition.number();
+    let answer = backend.transfer(transfer).await;
+    let Located { partition, value: answer } =
+        answer.map_err(|problem| problem.with_transaction(transaction_id))?;
     let response = match answer::outcome(&subject, transaction_id, currency, partition, &answer) {
         Ok(body) => answer::json(StatusCode::OK, body),
         Err(problem) => answer::problem(&problem),
@@ -259,12 +262,12 @@ where
 async fn balance_transfers(State(shared): App, request: Request) -> Response<Body> {
     respond(
         async {
-            let node = node(&shared)?;
+            let backend = shared.backend()?;
             let (parts, content) = request.into_parts();
             let (headers, body) = (&parts.headers, read_body(&parts.headers, content).await?);
             match request::transfers(&body)? {
-                Transfers::Atomic(command) => execute(node, headers, command).await,
-                Transfers::Independent(transfers) => independent(node, transfers).await,
+                Transfers::Atomic(command) => execute(backend, headers, command).await,
+                Transfers::Independent(transfers) => independent(backend, transfers).await,
             }
         }
         .await,
@@ -272,7 +275,7 @@ async fn balance_transfers(State(shared): App, request: Request) -> Response<Bod
 }
 
 /// Executes what is well-formed; every transfer is answered in its place.
-async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Malformed>>) -> Answer {
+async fn independent(backend: &Backend, transfers: Vec<Result<ledger::Transfer, Malformed>>) -> Answer {
     let mut asked = Vec::with_capacity(transfers.len());
     let mut well_formed = Vec::with_capacity(transfers.len());
     for transfer in transfers {
@@ -283,22 +286,23 @@ async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Malfor
         }));
     }
     let answers = match well_formed.is_empty() {
-        true => Vec::new(),
-        false => query::ask(|reply| node.partition.submit_transfers(well_formed, reply)).await?,
+        true => TransferAnswers::none(),
+        false => backend.transfers(well_formed).await?,
     };
-    let partition = node.partition.number();
-    let last = answers.iter().map(|answer| answer.sequence).max().unwrap_or_default();
-    let all_replayed = answers.len() == asked.len() && answers.iter().all(|answer| answer.replayed);
-    let mut answers = answers.iter();
+    let (last_partition, last) = answers.last().unwrap_or((backend.default_partition(), Sequence(0)));
+    let all_replayed = answers.len() == asked.len() && answers.all_replayed();
+    let mut indices = 0..answers.len();
     let mut body = String::from("{\"results\":[");
     for (index, asked) in asked.into_iter().enumerate() {
         if index > 0 {
             body.push(',');
         }
         let outcome = asked.and_then(|(subject, transaction_id, currency)| {
-            let answer = answers.next().expect("the partition answers every transfer");
-            answer::outcome(&subject, transaction_id, currency, partition, answer)
-                .map_err(|problem| Malformed { problem, transaction_id: Some(transaction_id.to_string()) })
+            let index = indices.next().expect("every transfer is answered");
+            let outcome = answers.get(index).and_then(|(partition, answer)| {
+                answer::outcome(&subject, transaction_id, currency, partition, answer)
+            });
+            outcome.map_err(|problem| Malformed { problem, transaction_id: Some(transaction_id.to_string()) })
         });
         match outcome {
             Ok(success) => body.push_str(&success),
@@ -310,7 +314,7 @@ async fn independent(node: &Node, transfers: Vec<Result<ledger::Transfer, Malfor
     }
     body.push_str("]}");
     let response = answer::replayed(answer::json(StatusCode::OK, body), all_replayed);
-    Ok(answer::at_position(response, partition, last))
+    Ok(answer::at_position(response, last_partition, last))
 }
 
 async fn open_account(state: App, request: Request) -> Response<Body> {
@@ -346,28 +350,27 @@ async fn command(
     request: Request,
     read: impl FnOnce(&[u8]) -> Result<Command, Problem>,
 ) -> Answer {
-    let node = node(&shared)?;
+    let backend = shared.backend()?;
     let (parts, content) = request.into_parts();
     let (headers, body) = (&parts.headers, read_body(&parts.headers, content).await?);
-    execute(node, headers, read(&body)?).await
+    execute(backend, headers, read(&body)?).await
 }
 
-async fn execute(node: &Node, headers: &HeaderMap, command: Command) -> Answer {
+async fn execute(backend: &Backend, headers: &HeaderMap, command: Command) -> Answer {
     let transaction_id = command.transaction_id();
     if let Some(transaction_id) = transaction_id {
         check_key(headers, transaction_id)?;
     }
-    let partition = node.partition.number();
-    match query::execute(node, command).await? {
+    let Located { partition, value } = query::execute(backend, command).await?;
+    match value {
         Outcome::Refused { problem, sequence: None, .. } => Err(problem),
         Outcome::Refused { problem, sequence: Some(sequence), replayed, .. } => {
             let response = answer::replayed(answer::problem(&problem), replayed);
             Ok(answer::at_position(response, partition, sequence))
         }
-        Outcome::Account { view, existed } => {
+        Outcome::Account { account, existed } => {
             let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
-            let sequence = view.sequence;
-            Ok(answer::at_position(account_response(status, partition, &view), partition, sequence))
+            Ok(account_response(status, partition, &account))
         }
         Outcome::Executed { records, replayed } => {
             let sequence = records.last().map(|record| record.sequence).unwrap_or_default();
@@ -377,9 +380,9 @@ async fn execute(node: &Node, headers: &HeaderMap, command: Command) -> Answer {
     }
 }
 
-fn account_response(status: StatusCode, partition: u32, view: &AccountView) -> Response<Body> {
-    let account = query::account(partition, view);
-    answer::value(status, &response::account(&account))
+fn account_response(status: StatusCode, partition: u32, account: &Account) -> Response<Body> {
+    let response = answer::value(status, &response::account(&account.shown(partition)));
+    answer::at_position(response, partition, account.row.sequence)
 }
 
 // Queries.
@@ -444,21 +447,20 @@ async fn account(
 ) -> Response<Body> {
     respond(
         async {
-            let node = node(&shared)?;
+            let backend = shared.backend()?;
             let account = request::path_account(&id)?;
             let point = point(&parameters(query, &["at", "at_sequence"])?)?;
-            let now = now();
-            query::reach_position(node, &headers).await?;
-            let view = match point {
-                None => query::account_view(node, account).await?,
-                Some(point) => query::past_account(node, account, point, now).await?,
+            let now = query::now();
+            backend.reach_position(&headers).await?;
+            let Located { partition, value: account } = match point {
+                None => backend.account(account).await?,
+                Some(point) => {
+                    let node = backend.event_sourced("an account of the past")?;
+                    let view = query::past_account(node, account, point, now).await?;
+                    Located { partition: node.partition.number(), value: Account::of(view) }
+                }
             };
-            let partition = node.partition.number();
-            Ok(answer::at_position(
-                account_response(StatusCode::OK, partition, &view),
-                partition,
-                view.sequence,
-            ))
+            Ok(account_response(StatusCode::OK, partition, &account))
         }
         .await,
     )
@@ -472,27 +474,19 @@ async fn history(
 ) -> Response<Body> {
     respond(
         async {
-            let node = node(&shared)?;
+            let backend = shared.backend()?;
             let account = request::path_account(&id)?;
             let query =
                 history_query(&parameters(query, &["limit", "cursor", "currency", "since", "until"])?)?;
-            query::reach_position(node, &headers).await?;
-            let (page, names) = query::history(node, account, query).await?;
-            let partition = node.partition.number();
-            let entries: Vec<Value> =
-                page.entries.iter().map(|entry| history_entry(partition, entry, &names)).collect();
-            let cursor = page.next.map(|sequence| sequence.0.to_string());
-            let body = json!({ "entries": entries, "next_cursor": cursor });
-            Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, node.history.position()))
+            backend.reach_position(&headers).await?;
+            let page = backend.history(account, query).await?;
+            let entries: Vec<Value> = page.entries().iter().map(response::history_entry).collect();
+            let body = json!({ "entries": entries, "next_cursor": page.next() });
+            let (partition, position) = page.position();
+            Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, position))
         }
         .await,
     )
-}
-
-/// The server's clock, to tell what is in the future.
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn history_query(parameters: &HashMap<String, String>) -> Result<HistoryQuery, Problem> {
@@ -523,33 +517,6 @@ fn history_query(parameters: &HashMap<String, String>) -> Result<HistoryQuery, P
     Ok(HistoryQuery { limit, before, currency, since: time("since")?, until: time("until")? })
 }
 
-fn history_entry(
-    partition: u32,
-    entry: &views::HistoryEntry,
-    names: &HashMap<AccountNumber, String>,
-) -> Value {
-    let change = &entry.change;
-    let metadata = entry.record.event.metadata();
-    let metadata: serde_json::Map<String, Value> = metadata
-        .into_iter()
-        .flat_map(|notes| notes.iter())
-        .map(|(key, value)| (key.to_owned(), json!(value)))
-        .collect();
-    let id = entry.record.event.transaction_id().or(entry.record.event.referenced_id());
-    json!({
-        "transaction_id": id.map(|id| id.to_string()),
-        "type": api::event::type_of(&entry.record.event),
-        "counterparty": change.counterparty.and_then(|account| names.get(&account)),
-        "amount": response::money(change.available_change, change.currency),
-        "currency": change.currency.code(),
-        "balance_after": response::money(change.available_after, change.currency),
-        "partition": partition,
-        "sequence": entry.record.sequence.0,
-        "timestamp": api::format_timestamp(entry.record.timestamp),
-        "metadata": metadata,
-    })
-}
-
 async fn transaction(
     State(shared): App,
     Segment(id): Segment,
@@ -558,14 +525,21 @@ async fn transaction(
 ) -> Response<Body> {
     respond(
         async {
-            let node = node(&shared)?;
+            let backend = shared.backend()?;
             let transaction_id = request::path_transaction(&id)?;
             parameters(query, &[])?;
-            query::reach_position(node, &headers).await?;
-            let (found, names, last) = query::transaction(node, transaction_id).await?;
-            let partition = node.partition.number();
-            let body = response::transaction(partition, &found, &names);
-            Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, last))
+            backend.reach_position(&headers).await?;
+            let Located { partition, value } = backend.transaction(transaction_id).await?;
+            match value {
+                Found::Finished { transaction, names, last } => {
+                    let body = response::transaction(partition, &transaction, &names);
+                    Ok(answer::at_position(answer::value(StatusCode::OK, &body), partition, last))
+                }
+                Found::InFlight(status) => {
+                    let body = response::transaction_in_flight(transaction_id, &status.plan.command);
+                    Ok(answer::value(StatusCode::OK, &body))
+                }
+            }
         }
         .await,
     )
@@ -574,14 +548,19 @@ async fn transaction(
 async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Response<Body> {
     respond(
         async {
-            let node = node(&shared)?;
+            let backend = shared.backend()?;
             let point = point(&parameters(query, &["at_sequence"])?)?;
-            query::reach_position(node, &headers).await?;
-            let view = match point {
+            backend.reach_position(&headers).await?;
+            let (partition, view) = match point {
                 Some(Point::Sequence(at)) => {
-                    query::past_state(node, at, shared.config.request_timeout * 9 / 10).await?
+                    let node = backend.event_sourced("a state of the past")?;
+                    let patience = shared.config.request_timeout * 9 / 10;
+                    (node.partition.number(), query::past_state(node, at, patience).await?)
                 }
-                _ => query::state(node).await?,
+                _ => match backend.totals().await? {
+                    Totals::Partition { partition, view } => (partition, view),
+                    Totals::Shards(shards) => return Ok(admin::shards_state(&shards)),
+                },
             };
             let totals = view.totals.iter().map(|total| {
                 json!({
@@ -590,7 +569,6 @@ async fn state(State(shared): App, query: RawQuery, headers: HeaderMap) -> Respo
                     "in_flight": response::money(0, total.currency),
                 })
             });
-            let partition = node.partition.number();
             let body = json!({
                 "partition": partition,
                 "sequence": view.sequence.0,
@@ -648,6 +626,30 @@ async fn snapshot(State(shared): App) -> Response<Body> {
     )
 }
 
+async fn check(State(shared): App) -> Response<Body> {
+    respond(async { admin::check(shared.backend()?).await }.await)
+}
+
+async fn in_flight(State(shared): App, query: RawQuery) -> Response<Body> {
+    respond(
+        async {
+            let parameters = parameters(query, &["state", "limit"])?;
+            admin::in_flight(shared.backend()?, &parameters).await
+        }
+        .await,
+    )
+}
+
+async fn retry_in_flight(State(shared): App, Segment(id): Segment) -> Response<Body> {
+    let answer = async { admin::retry(shared.backend()?, request::path_transaction(&id)?).await };
+    respond(answer.await)
+}
+
+async fn cancel_in_flight(State(shared): App, Segment(id): Segment) -> Response<Body> {
+    let answer = async { admin::cancel(shared.backend()?, request::path_transaction(&id)?).await };
+    respond(answer.await)
+}
+
 async fn events(State(shared): App, query: RawQuery, headers: HeaderMap) -> Response<Body> {
     respond(
         async {
@@ -659,13 +661,16 @@ async fn events(State(shared): App, query: RawQuery, headers: HeaderMap) -> Resp
 }
 
 async fn ready(State(shared): App) -> Response<Body> {
-    match node(&shared) {
-        Ok(_) => answer::text("text/plain", "ready\n".into()),
-        Err(problem) => answer::problem(&problem),
-    }
+    let ready = match shared.backend() {
+        Ok(Backend::Distributed(wallet)) => wallet.ready().await.map_err(backend::not_answered),
+        Ok(Backend::EventSourced(_)) => Ok(()),
+        Err(problem) => Err(problem),
+    };
+    respond(ready.map(|()| answer::text("text/plain", "ready\n".into())))
 }
 
 async fn prometheus(State(shared): App) -> Response<Body> {
-    let body = metrics::exposition(&shared.metrics, shared.node.get());
+    let node = shared.backend().and_then(|backend| backend.event_sourced("metrics of the ledger")).ok();
+    let body = metrics::exposition(&shared.metrics, node);
     answer::text("text/plain; version=0.0.4", body)
 }

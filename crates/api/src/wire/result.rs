@@ -22,6 +22,7 @@ const TIMESTAMP: u64 = key(4, FIXED64);
 const FROM_BALANCE: u64 = key(5, VARINT);
 const TO_BALANCE: u64 = key(6, VARINT);
 const REPLAYED: u64 = key(7, VARINT);
+const ELSEWHERE: u64 = key(8, VARINT);
 
 /// The balances that a transfer left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Refused {
 /// What became of one transfer of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferResult {
+    /// The partition of its position, where the batch's is another; else 0.
+    pub partition: u32,
     /// The position of its event; 0 when the refusal is not recorded.
     pub sequence: Sequence,
     /// The time of its event.
@@ -70,9 +73,11 @@ pub struct BatchResult {
 /// Writes a `TransferBatchResult`, result by result.
 pub struct ResultWriter {
     buffer: Vec<u8>,
+    /// The partition of the results to come, where the batch's is another; else 0.
+    elsewhere: u32,
 }
 
-/// No success is longer: three numbers, a fixed one and a flag.
+/// No success is longer: four numbers, a fixed one and a flag.
 const SUCCESS_SIZE_BYTES_MAX: usize = 64;
 
 impl ResultWriter {
@@ -83,7 +88,12 @@ impl ResultWriter {
         let mut buffer = Vec::with_capacity(32 + count * RESULT_SIZE_BYTES);
         put_number(&mut buffer, BATCH_ID, batch_id);
         put_number(&mut buffer, PARTITION, partition.into());
-        ResultWriter { buffer }
+        ResultWriter { buffer, elsewhere: 0 }
+    }
+
+    /// The positions of the results to come are in this partition, which need not be the batch's. Only for a batch whose partition is 0.
+    pub fn located(&mut self, partition: u32) {
+        self.elsewhere = partition;
     }
 
     /// The next transfer moved money.
@@ -111,6 +121,7 @@ impl ResultWriter {
         put(FROM_BALANCE, zigzag_encoded(success.from_balance));
         put(TO_BALANCE, zigzag_encoded(success.to_balance));
         put(REPLAYED, replayed.into());
+        put(ELSEWHERE, self.elsewhere.into());
         bytes[at] = TIMESTAMP as u8;
         bytes[at + 1..at + 9].copy_from_slice(&timestamp.as_micros().to_le_bytes());
         at += 9;
@@ -137,6 +148,7 @@ impl ResultWriter {
             body.extend_from_slice(&timestamp.as_micros().to_le_bytes());
         }
         put_number(&mut body, REPLAYED, replayed.into());
+        put_number(&mut body, ELSEWHERE, self.elsewhere.into());
         put_bytes(&mut self.buffer, 3, &body);
     }
 
@@ -175,8 +187,7 @@ pub fn read_result(message: &Message) -> Result<BatchResult, Malformed> {
         match key {
             BATCH_ID => result.batch_id = fields.varint()?,
             PARTITION => {
-                result.partition =
-                    u32::try_from(fields.varint()?).map_err(|_| Malformed("a partition is too large"))?;
+                result.partition = partition(fields.varint()?)?;
             }
             RESULTS => result.results.push(read_transfer_result(fields.bytes()?)?),
             BATCH_CODE => refused.code = fields.text()?.to_owned(),
@@ -190,9 +201,13 @@ pub fn read_result(message: &Message) -> Result<BatchResult, Malformed> {
     Ok(result)
 }
 
+fn partition(number: u64) -> Result<u32, Malformed> {
+    u32::try_from(number).map_err(|_| Malformed("a partition is too large"))
+}
+
 fn read_transfer_result(message: &[u8]) -> Result<TransferResult, Malformed> {
     let (mut code, mut detail) = ("", "");
-    let (mut sequence, mut timestamp, mut replayed) = (0, 0, false);
+    let (mut sequence, mut timestamp, mut replayed, mut elsewhere) = (0, 0, false, 0);
     let mut success = Success { from_balance: 0, to_balance: 0 };
     let mut fields = Fields(message);
     while let Some(key) = fields.next_key()? {
@@ -204,6 +219,7 @@ fn read_transfer_result(message: &[u8]) -> Result<TransferResult, Malformed> {
             FROM_BALANCE => success.from_balance = zigzag_decoded(fields.varint()?),
             TO_BALANCE => success.to_balance = zigzag_decoded(fields.varint()?),
             REPLAYED => replayed = fields.varint()? != 0,
+            ELSEWHERE => elsewhere = partition(fields.varint()?)?,
             unknown => fields.skip(unknown)?,
         }
     }
@@ -213,6 +229,7 @@ fn read_transfer_result(message: &[u8]) -> Result<TransferResult, Malformed> {
         Err(Box::new(Refused { code: code.to_owned(), detail: detail.to_owned() }))
     };
     Ok(TransferResult {
+        partition: elsewhere,
         sequence: Sequence(sequence),
         timestamp: Timestamp::from_micros(timestamp),
         replayed,
@@ -251,6 +268,23 @@ mod tests {
         let message = ResultWriter::refused_batch(4, 1, "overloaded", "come back later");
         let result = read_result(&message).expect("a result");
         assert_eq!(result.refused.map(|refused| refused.code), Some("overloaded".into()));
+    }
+
+    #[test]
+    fn results_may_be_elsewhere_than_their_batch() {
+        let mut writer = ResultWriter::new(1, 0, 3);
+        let time = Timestamp::from_micros(i64::MIN);
+        let success = Success { from_balance: i64::MIN, to_balance: i64::MIN };
+        writer.success(Sequence(1), time, false, success);
+        writer.located(u32::MAX);
+        writer.success(Sequence(u64::MAX), time, true, success);
+        writer.refused(Sequence(2), time, false, "insufficient_funds", "too little");
+        let message = writer.finish();
+        let result = read_result(&message).expect("a result");
+        let partitions: Vec<u32> = result.results.iter().map(|result| result.partition).collect();
+        assert_eq!(partitions, [0, u32::MAX, u32::MAX]);
+        let read = reference::TransferBatchResult::decode(message.0.clone()).expect("a message");
+        assert_eq!(read.results[2].partition, u32::MAX);
     }
 
     #[test]

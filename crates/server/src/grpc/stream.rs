@@ -12,13 +12,16 @@ use api::problem::{Problem, Subject};
 use api::request::TRANSFERS_MAX;
 use api::wire::{Batch, Message, ResultWriter, Success, Transfers};
 use api::{Code, wire};
-use ledger::{Sequence, Timestamp};
-use shards::partition::{Partition, TransferAnswer};
+use ledger::{Sequence, Timestamp, Transfer};
+use shards::partition::TransferAnswer;
+use shards::wallet::{TransferResult, Wallet};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use crate::backend::{Backend, TransferAnswers};
 use crate::{Node, Shared, query};
 
 /// Batches of one stream that may wait for the disk.
@@ -41,6 +44,8 @@ struct Submitted {
 enum Answers {
     /// At least one transfer went to the ledger.
     Awaited(oneshot::Receiver<Vec<TransferAnswer>>),
+    /// At least one transfer went to the shards.
+    AwaitedFromShards(JoinHandle<Vec<TransferResult>>),
     /// The batch was not executed.
     Refused(Problem),
     /// Nothing in it could be executed.
@@ -52,7 +57,7 @@ type Ending = Result<(), Status>;
 
 /// Serves one stream.
 pub(super) fn start(
-    node: Node,
+    backend: Backend,
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
     batches: Streaming<Message>,
@@ -60,10 +65,10 @@ pub(super) fn start(
     let (submitted, awaited) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
     let (results, answered) = mpsc::channel(RESULTS_WAITING_MAX);
     let patience = shared.config.request_timeout;
-    let partition = node.partition.clone();
-    let reading = tokio::spawn(read(node, shared, stopped, batches, submitted));
+    let answering = backend.clone();
+    let reading = tokio::spawn(read(backend, shared, stopped, batches, submitted));
     tokio::spawn(async move {
-        if let Err(status) = answer(&partition, patience, awaited, &results).await {
+        if let Err(status) = answer(&answering, patience, awaited, &results).await {
             // The client may have gone away meanwhile.
             let _ = results.send(Err(status)).await;
             reading.abort();
@@ -77,7 +82,7 @@ pub(super) fn start(
 }
 
 async fn read(
-    node: Node,
+    backend: Backend,
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
     mut batches: Streaming<Message>,
@@ -94,13 +99,17 @@ async fn read(
             }
         };
         let Some(message) = message else { return Ok(()) };
-        room.send(submit(&node, &shared, message).await?);
+        room.send(submit(&backend, &shared, message).await?);
     }
 }
 
-async fn submit(node: &Node, shared: &Shared, message: Message) -> Result<Submitted, Status> {
-    let batch = Batch::read_into(&message, node.partition.transfers_buffer())
-        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+async fn submit(backend: &Backend, shared: &Shared, message: Message) -> Result<Submitted, Status> {
+    let buffer = match backend {
+        Backend::EventSourced(node) => node.partition.transfers_buffer(),
+        Backend::Distributed(_) => Vec::new(),
+    };
+    let batch =
+        Batch::read_into(&message, buffer).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let Batch { batch_id, count, transfers, malformed } = batch;
     shared.metrics.batches.fetch_add(1, Ordering::Relaxed);
     shared.metrics.batch_transfers.fetch_add(count as u64, Ordering::Relaxed);
@@ -112,7 +121,10 @@ async fn submit(node: &Node, shared: &Shared, message: Message) -> Result<Submit
     } else if transfers.is_empty() {
         Answers::NoneWellFormed
     } else {
-        execute(node, shared, transfers).await
+        match backend {
+            Backend::EventSourced(node) => execute(node, shared, transfers).await,
+            Backend::Distributed(wallet) => execute_on_shards(Arc::clone(wallet), transfers),
+        }
     };
     Ok(Submitted { batch_id, count, malformed, message, answers })
 }
@@ -134,39 +146,39 @@ async fn execute(node: &Node, shared: &Shared, transfers: Vec<ledger::Transfer>)
     }
 }
 
+/// The wallet bounds what is under way; the stream bounds its batches.
+fn execute_on_shards(wallet: Arc<dyn Wallet>, transfers: Vec<Transfer>) -> Answers {
+    Answers::AwaitedFromShards(tokio::spawn(async move { wallet.transfers(transfers).await }))
+}
+
 async fn answer(
-    partition: &Partition,
+    backend: &Backend,
     patience: Duration,
     mut awaited: mpsc::Receiver<Submitted>,
     results: &mpsc::Sender<Result<Message, Status>>,
 ) -> Ending {
+    let partition = backend.default_partition();
     while let Some(mut batch) = awaited.recv().await {
         let answers = match &mut batch.answers {
             Answers::Refused(problem) => {
                 let (code, detail) = (problem.code.name(), &problem.detail);
-                let message = ResultWriter::refused_batch(batch.batch_id, partition.number(), code, detail);
+                let message = ResultWriter::refused_batch(batch.batch_id, partition, code, detail);
                 if results.send(Ok(message)).await.is_err() {
                     return Ok(());
                 }
                 continue;
             }
-            Answers::NoneWellFormed => Vec::new(),
-            Answers::Awaited(answers) => match tokio::time::timeout(patience, answers).await {
-                Ok(Ok(answers)) => answers,
-                Ok(Err(_)) => {
-                    return Err(Status::unavailable(
-                        "unavailable: the server stopped; repeat what was not answered",
-                    ));
-                }
-                Err(_) => {
-                    return Err(Status::unavailable(
-                        "unavailable: a batch took too long and its outcome is not known; repeat what was not answered",
-                    ));
-                }
-            },
+            Answers::NoneWellFormed => TransferAnswers::none(),
+            Answers::Awaited(answers) => {
+                TransferAnswers::Partition { partition, answers: in_time(patience, answers).await? }
+            }
+            Answers::AwaitedFromShards(answers) => TransferAnswers::Shards(in_time(patience, answers).await?),
         };
-        let message = write(partition.number(), &batch, &answers);
-        partition.recycle(answers);
+        let message = write(partition, &batch, &answers);
+        if let (Backend::EventSourced(node), TransferAnswers::Partition { answers, .. }) = (backend, answers)
+        {
+            node.partition.recycle(answers);
+        }
         if results.send(Ok(message)).await.is_err() {
             return Ok(());
         }
@@ -174,21 +186,44 @@ async fn answer(
     Ok(())
 }
 
+/// The answers of a batch, unless they take too long.
+async fn in_time<Answered, Lost>(
+    patience: Duration,
+    answers: impl Future<Output = Result<Answered, Lost>>,
+) -> Result<Answered, Status> {
+    match tokio::time::timeout(patience, answers).await {
+        Ok(Ok(answers)) => Ok(answers),
+        Ok(Err(_)) => {
+            Err(Status::unavailable("unavailable: the server stopped; repeat what was not answered"))
+        }
+        Err(_) => Err(Status::unavailable(
+            "unavailable: a batch took too long and its outcome is not known; repeat what was not answered",
+        )),
+    }
+}
+
 /// One result per transfer of the batch, the malformed ones in their places.
-fn write(partition: u32, batch: &Submitted, answers: &[TransferAnswer]) -> wire::Message {
+fn write(partition: u32, batch: &Submitted, answers: &TransferAnswers) -> wire::Message {
     assert_eq!(answers.len() + batch.malformed.len(), batch.count, "every transfer has an answer");
     let mut writer = ResultWriter::new(batch.batch_id, partition, batch.count);
     let mut transfers = Transfers::of(&batch.message);
     let mut malformed = batch.malformed.iter().peekable();
-    let mut answers = answers.iter();
+    let mut indices = 0..answers.len();
     for index in 0..batch.count {
         if let Some((_, problem)) = malformed.next_if(|(at, _)| *at == index) {
-            let (code, detail) = (problem.code.name(), &problem.detail);
-            writer.refused(Sequence(0), Timestamp::default(), false, code, detail);
+            not_executed(&mut writer, problem);
             continue;
         }
-        let TransferAnswer { sequence, timestamp, replayed, outcome } =
-            *answers.next().expect("every well-formed transfer has an answer");
+        let answer = answers.get(indices.next().expect("every well-formed transfer has an answer"));
+        let (elsewhere, answer) = match answer {
+            Ok(answer) => answer,
+            Err(problem) => {
+                not_executed(&mut writer, &problem);
+                continue;
+            }
+        };
+        writer.located(if elsewhere == partition { 0 } else { elsewhere });
+        let TransferAnswer { sequence, timestamp, replayed, outcome } = *answer;
         match outcome {
             Ok(after) => {
                 let success = Success { from_balance: after.from, to_balance: after.to };
@@ -202,4 +237,9 @@ fn write(partition: u32, batch: &Submitted, answers: &[TransferAnswer]) -> wire:
         }
     }
     writer.finish()
+}
+
+/// A transfer that has no position: it was malformed, or has no answer.
+fn not_executed(writer: &mut ResultWriter, problem: &Problem) {
+    writer.refused(Sequence(0), Timestamp::default(), false, problem.code.name(), &problem.detail);
 }
