@@ -25,7 +25,7 @@ use anyhow::Context;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::settings::Settings;
 use accounts::Accounts;
-use arguments::Transport;
+use arguments::{AccountRefs, Transport};
 use load::{Load, Plan};
 use proof::Proof;
 use report::Report;
@@ -45,8 +45,11 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         grpc: resolve("grpc-server", settings.text("grpc-server"))?,
         timeout: Duration::from_millis(settings.number("timeout")),
     };
-    let plan = Plan::new(arguments)?;
+    let mut plan = Plan::new(arguments)?;
     let accounts = Accounts::prepare(&target, &plan)?;
+    if !accounts.have_handles() {
+        plan.account_refs = AccountRefs::Names;
+    }
     let before = proof::take_stock(&target)?;
     let mut load = Load::new(&plan);
     match plan.transport {

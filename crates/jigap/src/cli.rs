@@ -118,6 +118,14 @@ pub(crate) enum Subject {
     /// Match a bank statement (CSV, camt.053, MT940) against deposits and withdrawals
     #[command(after_help = crate::reconcile::HELP)]
     Reconcile(Box<ReconcileArguments>),
+    /// Check that every currency sums to zero over all shards, money in flight included; exits 4 when money is missing
+    Check {
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Transactions that are under way over several shards
+    #[command(subcommand)]
+    Transactions(TransactionsSubject),
     /// Print events, past ones and then live ones as they become durable
     #[command(after_help = crate::events_command::HELP)]
     Events(EventsArguments),
@@ -216,6 +224,33 @@ Examples:
   jigap serve --data-dir restored --archive-url s3://bucket/wallet           go on from there, old history included
 
 For S3, credentials and endpoint come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT.";
+
+/// `jigap transactions ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TransactionsSubject {
+    /// List transactions that are not finished, oldest first, with what hinders them
+    Stuck {
+        /// How many, 1 to 10000; 100 unless given
+        #[arg(long)]
+        limit: Option<u32>,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Drive a transaction on at once, without waiting for a lease or a pause to end
+    Retry {
+        /// Its id
+        transaction_id: String,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Undo a transaction that is under way; refused once it is decided that it happens
+    Cancel {
+        /// Its id
+        transaction_id: String,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+}
 
 /// `jigap snapshot ...`
 #[derive(Debug, Subcommand)]

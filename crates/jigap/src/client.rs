@@ -45,6 +45,31 @@ fn refused_by(answer: &Answer) -> Failure {
     Failure::new(Exit::Refused, anyhow!("refused: {}: {}", text("code"), text("detail")))
 }
 
+/// Asks whether the money is all there; what is missing ends the command as damage.
+pub(crate) fn check(arguments: &ClientArguments) -> Result<(), Failure> {
+    let settings = Settings::load(&arguments.settings.0)?;
+    let ask = Ask::check();
+    let Answer { status, body } = Client::new(&settings).ask(&ask)?;
+    if status >= 400 {
+        return Err(Failure::new(Exit::Refused, anyhow!("refused: {body}")));
+    }
+    match arguments.output.choose() {
+        Output::Programs => print_json(&body)?,
+        Output::People => show::print(&ask, &body)?,
+    }
+    let says = |key: &str| body.get(key).and_then(Value::as_bool).unwrap_or(false);
+    if says("balanced") {
+        return Ok(());
+    }
+    if !says("settled") {
+        let why = "the sums changed while they were read, so the difference proves nothing; ask again when less is under way";
+        return Err(Failure::new(Exit::Unavailable, anyhow!(why)));
+    }
+    let why = "money is missing, or there is too much: the difference of every currency must be zero; `jigap history` of the accounts \
+               that were touched shows the halves of a lost transfer";
+    Err(Failure::new(Exit::Damaged, anyhow!(why)))
+}
+
 /// Whoever asks a wallet more than once keeps one: it keeps the connection.
 pub(crate) struct Client {
     agent: Agent,

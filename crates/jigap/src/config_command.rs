@@ -21,7 +21,7 @@ fn table(settings: &Settings) -> Table {
         let (value, origin) = settings.entry(setting);
         table.add_row([
             setting.name.to_owned(),
-            value.to_owned(),
+            setting.kind.shown(value),
             origin.to_string(),
             setting.variable(),
             meaning(setting),
@@ -45,7 +45,7 @@ fn document(settings: &Settings) -> Value {
         .map(|setting| {
             let (value, origin) = settings.entry(setting);
             let entry = json!({
-                "value": value,
+                "value": setting.kind.shown(value),
                 "from": origin.to_string(),
                 "default": setting.default,
                 "unit": setting.unit,

@@ -24,7 +24,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{AccountSubject, CommandLine, JournalSubject, ReceiptSubject, Subject, ViewsSubject};
+use cli::{
+    AccountSubject, CommandLine, JournalSubject, ReceiptSubject, Subject, TransactionsSubject, ViewsSubject,
+};
 use client::Ask;
 use exit::{Exit, Failure};
 use storage::memory::HugePages;
@@ -76,6 +78,8 @@ fn run(subject: Subject) -> Result<(), Failure> {
         }
         Subject::State { at_sequence, client } => client::run(&Ask::state(at_sequence), &client),
         Subject::Reconcile(arguments) => reconcile::run(&arguments),
+        Subject::Check { client } => client::check(&client),
+        Subject::Transactions(subject) => transactions(&subject),
         Subject::Events(arguments) => events_command::run(&arguments),
         Subject::Views(ViewsSubject::Sql(arguments)) => sql_view::run(&arguments),
         Subject::Webhook(subject) => webhook_command::run(&subject),
@@ -98,6 +102,18 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "jigap", &mut std::io::stdout());
             Ok(())
+        }
+    }
+}
+
+fn transactions(subject: &TransactionsSubject) -> Result<(), Failure> {
+    match subject {
+        TransactionsSubject::Stuck { limit, client } => client::run(&Ask::in_flight(*limit), client),
+        TransactionsSubject::Retry { transaction_id, client } => {
+            client::run(&Ask::intervene(transaction_id, "retry"), client)
+        }
+        TransactionsSubject::Cancel { transaction_id, client } => {
+            client::run(&Ask::intervene(transaction_id, "cancel"), client)
         }
     }
 }

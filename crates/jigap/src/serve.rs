@@ -1,6 +1,7 @@
-//! `jigap serve`: lock the directory, listen, recover, serve, drain.
+//! `jigap serve`: lock the directory or reach the shards, listen, recover, serve, drain.
 
 mod listener;
+mod shards_wallet;
 mod welcome;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use server::{Config, EventsConfig, Reach, Ready, Server, WebhookStore, WebhookStoreError, WebhooksConfig};
+use shards::distributed;
 use shards::partition::{self, OnFatal, OpenError, Partition};
+use shards::wallet::Wallet;
 use storage::objects::Purpose;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,12 +32,20 @@ const PARTITION: u32 = 0;
 /// Serves until a signal says to stop.
 pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
     let settings = Settings::load(flags)?;
+    let shards = settings.shards()?;
     logging::start(&settings);
-    let directory = DataDirectory::open_for_serving(&settings.path("data-dir"))?;
     let runtime = network_runtime(&settings).context("cannot start the asynchronous runtime")?;
-    let node = runtime.block_on(serve(&settings, &directory))?;
-    if let Some(node) = node {
-        node.shut_down();
+    match shards {
+        Some(shards) => runtime.block_on(serve_shards(&settings, shards))?,
+        None => {
+            let directory = DataDirectory::open_for_serving(&settings.path("data-dir"))?;
+            let place = directory.path().display().to_string();
+            let config = Config { webhooks: webhooks(&settings, &directory)?, ..config(&settings)? };
+            let recovering = |ready| recover(&settings, &directory, ready);
+            if let Some(node) = runtime.block_on(serve(config, &place, recovering))? {
+                node.shut_down();
+            }
+        }
     }
     tracing::info!("stopped");
     Ok(())
@@ -66,17 +77,35 @@ impl Node {
     }
 }
 
-/// Listens at once, so that `/healthz` answers while the journal is being read; serves once it has been.
-async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<Node>, Failure> {
+/// Serves a wallet over shards.
+async fn serve_shards(settings: &Settings, shards: distributed::Config) -> Result<(), Failure> {
+    let place = format!("{} over {} shards", shards.architecture, shards.shards.len());
+    let opening = async |ready: Ready| -> Result<Arc<dyn Wallet>, Failure> {
+        let wallet = shards_wallet::open(shards).await?;
+        ready.ready_distributed(Arc::clone(&wallet));
+        Ok(wallet)
+    };
+    if let Some(wallet) = serve(config(settings)?, &place, opening).await? {
+        wallet.shut_down().await;
+    }
+    Ok(())
+}
+
+/// Listens at once, so that `/healthz` answers while the journal is being read or shards are being reached; serves once that is done.
+/// What was recovered is given back at the end; nothing when a signal came first.
+async fn serve<Recovered>(
+    config: Config,
+    place: &str,
+    recover: impl AsyncFnOnce(Ready) -> Result<Recovered, Failure>,
+) -> Result<Option<Recovered>, Failure> {
     let mut signals = Signals::new()?;
-    let config = config(settings, directory)?;
     let (listen, grpc_listen) = (config.listen, config.grpc_listen);
     let server = Server::bind(config).await.with_context(|| {
         format!("cannot listen on {listen} (HTTP) and {grpc_listen} (gRPC); is another process there?")
     })?;
     let http = server.local_address().context("cannot tell the address")?;
     let grpc = server.grpc_local_address().context("cannot tell the address")?;
-    let recovering = recover(settings, directory, server.ready_handle());
+    let recovering = recover(server.ready_handle());
 
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server.serve(async {
@@ -84,15 +113,15 @@ async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<
         let _ = stopped.await;
     });
     tokio::pin!(serving);
-    let node = tokio::select! {
+    let recovered = tokio::select! {
         () = &mut serving => return Err(anyhow!("the server ended by itself").into()),
         signal = signals.next() => {
             tracing::info!(signal, "stopped while recovering; the next start begins anew");
             return Ok(None);
         }
-        node = recovering => node?,
+        recovered = recovering => recovered?,
     };
-    welcome::print(http, grpc, directory.path())?;
+    welcome::print(http, grpc, place)?;
     tracing::info!(%http, %grpc, process = std::process::id(), "serving");
 
     tokio::select! {
@@ -104,10 +133,10 @@ async fn serve(settings: &Settings, directory: &DataDirectory) -> Result<Option<
         () = &mut serving => {}
         signal = signals.next() => tracing::warn!(signal, "stopping without waiting for open connections"),
     }
-    Ok(Some(node))
+    Ok(Some(recovered))
 }
 
-fn config(settings: &Settings, directory: &DataDirectory) -> Result<Config, Failure> {
+fn config(settings: &Settings) -> Result<Config, Failure> {
     let count = |name| usize::try_from(settings.number(name)).expect("the table keeps it below 2^32");
     let time = |name| Duration::from_millis(settings.number(name));
     Ok(Config {
@@ -122,7 +151,6 @@ fn config(settings: &Settings, directory: &DataDirectory) -> Result<Config, Fail
             patience: time("events-patience"),
             heartbeat: time("events-heartbeat"),
         },
-        webhooks: webhooks(settings, directory)?,
         ..Config::default()
     })
 }

@@ -1,5 +1,6 @@
 //! Configuration: one table of settings, each from a flag, the environment, `jigap.toml` or its default, in this order.
 
+mod architecture;
 mod file;
 mod table;
 mod value;
@@ -92,7 +93,8 @@ impl Settings {
         for setting in SETTINGS {
             let (value, origin) = &values[setting.name];
             setting.kind.check(value).map_err(|why| {
-                anyhow::anyhow!("{}: `{}` is {value:?}, which {why}", place(setting, origin), setting.name)
+                let shown = setting.kind.shown(value);
+                anyhow::anyhow!("{}: `{}` is {shown:?}, which {why}", place(setting, origin), setting.name)
             })?;
         }
         Ok(Settings { values })

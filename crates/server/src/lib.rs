@@ -194,7 +194,8 @@ impl Server {
         let webhooks = async {
             // A sender that is gone has stopped as well.
             let _ = stopping.wait_for(|stopping| *stopping).await;
-            if let Some(webhooks) = of_webhooks.node.get().and_then(|node| node.webhooks.as_ref()) {
+            let node = routes::node(&of_webhooks).ok();
+            if let Some(webhooks) = node.and_then(|node| node.webhooks.as_ref()) {
                 webhooks.stopped(drain_timeout).await;
             }
         };

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Target;
 use super::arguments::Transport;
 use super::engine::{Engine, Exchange, Turn};
-use super::http::{account_name, authority, describe, head};
+use super::http::{UNANSWERED_IN_BATCH, account_name, authority, describe, head};
 use super::load::Plan;
 use super::random::Random;
 use crate::exit::{Exit, Failure, OrExit};
@@ -38,11 +38,16 @@ const GIFT_STREAM: u64 = u64::MAX - 1;
 
 /// The accounts of a run.
 pub(super) struct Accounts {
-    /// The number of each within its partition, by index.
+    /// The number of each within its partition, by index; 0 where the wallet's architecture has none.
     pub(super) handles: Vec<u32>,
 }
 
 impl Accounts {
+    /// Whether transfers may name them by their handles.
+    pub(super) fn have_handles(&self) -> bool {
+        !self.handles.contains(&0)
+    }
+
     /// Opens those that do not exist, and pays into all.
     pub(super) fn prepare(target: &Target, plan: &Plan) -> Result<Accounts, Failure> {
         let grpc = plan.transport == Transport::GrpcStream
@@ -235,8 +240,9 @@ impl Exchange for Opening {
 
 fn handle(body: &[u8]) -> anyhow::Result<u32> {
     let account: Value = serde_json::from_slice(body).context("the account is no JSON")?;
-    let handle = account.get("handle").and_then(Value::as_u64).and_then(|handle| u32::try_from(handle).ok());
-    handle.ok_or_else(|| anyhow!("the account has no handle: {account}"))
+    let Some(handle) = account.get("handle") else { return Ok(0) };
+    let number = handle.as_u64().and_then(|handle| u32::try_from(handle).ok());
+    number.ok_or_else(|| anyhow!("the handle of an account is no number: {account}"))
 }
 
 /// Opens the bank, and pays into it what it is to give away.
@@ -310,6 +316,9 @@ impl Exchange for Funding {
         match status {
             200 if memchr::memmem::find(body, b"\"status\":\"refused\"").is_some() => {
                 self.queue.fail(anyhow!("cannot pay into an account: {}", describe(status, body)));
+            }
+            200 if memchr::memmem::find(body, UNANSWERED_IN_BATCH).is_some() => {
+                self.queue.repeat(piece, || describe(status, body));
             }
             200 => {
                 let done = u64::from(self.queue.done()) * u64::from(PAYMENTS_PER_REQUEST);

@@ -146,13 +146,16 @@ impl Stream {
         let outcome = read_outcome(&message.0).context("a result is no protobuf")?;
         let due = self.under_way.pop_front().ok_or_else(|| anyhow!("a result came for no batch"))?;
         let mut load = self.load.borrow_mut();
-        let Outcome { batch_id, results, refused, code } = outcome;
+        let Outcome { batch_id, results, refused, unanswered, code } = outcome;
         anyhow::ensure!(batch_id == due.batch, "the result of batch {batch_id} came for batch {}", due.batch);
         match code {
             None => {
                 let expected = load.workload().batch();
                 anyhow::ensure!(results == expected, "{results} results for {expected} transfers");
-                load.acknowledged(&due, Instant::now(), refused);
+                match unanswered {
+                    0 => load.acknowledged(&due, Instant::now(), refused),
+                    _ => load.failed(|| format!("{unanswered} of {results} transfers had no answer")),
+                }
             }
             Some(code) => load.failed(|| format!("a whole batch was refused: {code}")),
         }

@@ -15,6 +15,8 @@ pub(super) const NAME_PREFIX: &str = "bench-";
 const UUID_SIZE_BYTES: usize = 36;
 /// What a refused transfer of a batch begins with.
 const REFUSED_IN_BATCH: &[u8] = b"\"status\":\"refused\"";
+/// What a transfer of a batch that has no answer begins with.
+pub(super) const UNANSWERED_IN_BATCH: &[u8] = b"\"status\":\"unanswered\"";
 /// Where an answer without content of interest is cut in messages.
 const EXCERPT_SIZE_BYTES: usize = 200;
 
@@ -85,6 +87,9 @@ impl Exchange for LoadExchange<'_> {
             (Shape::Single, 200) => self.load.acknowledged(&due, now, 0),
             // A business refusal of a transfer; what was not executed is 400, 401, 403, 413, 429 or 5xx.
             (Shape::Single, 404 | 409 | 422) => self.load.acknowledged(&due, now, 1),
+            (Shape::Batch, 200) if memchr::memmem::find(body, UNANSWERED_IN_BATCH).is_some() => {
+                self.load.failed(|| "some transfers of a batch had no answer".to_owned());
+            }
             (Shape::Batch, 200) => {
                 let refused = memchr::memmem::find_iter(body, REFUSED_IN_BATCH).count();
                 let refused = u32::try_from(refused).expect("a batch has at most 8190 transfers");

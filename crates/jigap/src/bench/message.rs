@@ -1,6 +1,7 @@
 //! `TransferBatch` as bytes, and what matters of `TransferBatchResult`, without anything in between.
 
 use anyhow::ensure;
+use api::Code;
 use api::wire::Message;
 use prost::bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -185,13 +186,30 @@ pub(super) struct Outcome {
     pub(super) batch_id: u64,
     pub(super) results: u32,
     pub(super) refused: u32,
+    /// Of the results, those that tell to come back with the same id.
+    pub(super) unanswered: u32,
     /// Why the whole batch was not executed.
     pub(super) code: Option<String>,
 }
 
+impl Outcome {
+    #[inline]
+    fn count(&mut self, result: &[u8]) {
+        const CODE_KEY: u8 = 1 << 3 | 2;
+        self.results += 1;
+        if let [CODE_KEY, size, rest @ ..] = result {
+            let code = rest.get(..usize::from(*size)).unwrap_or_default();
+            let says = |wanted: Code| code == wanted.name().as_bytes();
+            match says(Code::Unavailable) || says(Code::Overloaded) {
+                true => self.unanswered += 1,
+                false => self.refused += 1,
+            }
+        }
+    }
+}
+
 /// Counts results. One that begins with a code is a refusal: no library writes fields in another order than their numbers'.
 pub(super) fn read_outcome(mut bytes: &[u8]) -> anyhow::Result<Outcome> {
-    const CODE_KEY: u8 = 1 << 3 | 2;
     const RESULT_KEY: u8 = 3 << 3 | 2;
     let mut outcome = Outcome::default();
     while bytes.has_remaining() {
@@ -199,8 +217,7 @@ pub(super) fn read_outcome(mut bytes: &[u8]) -> anyhow::Result<Outcome> {
         if let [RESULT_KEY, size @ 0..0x80, rest @ ..] = bytes
             && let Some((result, rest)) = rest.split_at_checked(usize::from(*size))
         {
-            outcome.results += 1;
-            outcome.refused += u32::from(result.first() == Some(&CODE_KEY));
+            outcome.count(result);
             bytes = rest;
             continue;
         }
@@ -208,9 +225,7 @@ pub(super) fn read_outcome(mut bytes: &[u8]) -> anyhow::Result<Outcome> {
         match (field, wire_type) {
             (1, WireType::Varint) => outcome.batch_id = decode_varint(&mut bytes)?,
             (3, WireType::LengthDelimited) => {
-                let result = take(&mut bytes)?;
-                outcome.results += 1;
-                outcome.refused += u32::from(result.first() == Some(&CODE_KEY));
+                outcome.count(take(&mut bytes)?);
             }
             (4, WireType::LengthDelimited) => {
                 outcome.code = Some(String::from_utf8_lossy(take(&mut bytes)?).into_owned());
@@ -280,13 +295,14 @@ mod tests {
 
     #[test]
     fn outcomes_count_refusals() {
-        let mut writer = ResultWriter::new(7, 0, 3);
+        let mut writer = ResultWriter::new(7, 0, 4);
         let success = Success { from_balance: -5, to_balance: 0 };
         writer.success(Sequence(9), Timestamp::from_micros(1), false, success);
         writer.refused(Sequence(10), Timestamp::from_micros(1), false, "insufficient_funds", "no money");
         writer.success(Sequence(11), Timestamp::from_micros(1), true, success);
+        writer.refused(Sequence(0), Timestamp::default(), false, "unavailable", "repeat it");
         let outcome = read_outcome(&writer.finish().0).expect("it is protobuf");
-        assert_eq!(outcome, Outcome { batch_id: 7, results: 3, refused: 1, code: None });
+        assert_eq!(outcome, Outcome { batch_id: 7, results: 4, refused: 1, unanswered: 1, code: None });
 
         let refused = ResultWriter::refused_batch(8, 0, "overloaded", "come back");
         let outcome = read_outcome(&refused.0).expect("it is protobuf");

@@ -24,6 +24,8 @@ const SAMPLE: u64 = 10_000;
 const SAMPLE_STREAM: u64 = u64::MAX - 2;
 /// How long the checks may take.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How often the wallet is asked again whether nothing is under way.
+const STOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Mistakes that are told in words.
 const TOLD_MAX: usize = 5;
 
@@ -34,7 +36,8 @@ pub(super) struct Stock {
     totals: Vec<(String, String, String)>,
     /// What the world outside has in US dollars: the negative of all that users have.
     outside: String,
-    sequence: u64,
+    /// Nothing was under way, and nothing changed while it was read.
+    settled: bool,
 }
 
 /// What was proven.
@@ -47,7 +50,7 @@ pub(super) struct Proof {
     mistakes: Vec<String>,
 }
 
-/// Asks the wallet for its sums.
+/// Asks the wallet for its sums, again while something is under way: money in flight over several shards is on neither side.
 pub(super) fn take_stock(target: &Target) -> Result<Stock, Failure> {
     let agent: Agent = Agent::config_builder().timeout_global(Some(target.timeout)).build().new_agent();
     let get = |path: &str| -> anyhow::Result<Value> {
@@ -55,32 +58,44 @@ pub(super) fn take_stock(target: &Target) -> Result<Stock, Failure> {
         Ok(agent.get(&url).call().with_context(|| url.clone())?.body_mut().read_json()?)
     };
     let read = || -> anyhow::Result<Stock> {
-        let state = get("/v1/wallet/state")?;
+        let check = get("/v1/admin/check")?;
         let outside = get("/v1/wallet/accounts/@external")?;
-        stock(&state, &outside)
-            .ok_or_else(|| anyhow!("the wallet's state is not as expected: {state} {outside}"))
+        stock(&check, &outside)
+            .ok_or_else(|| anyhow!("the wallet's sums are not as expected: {check} {outside}"))
     };
-    read().or_exit(Exit::Unavailable)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stock = read().or_exit(Exit::Unavailable)?;
+        if stock.settled || Instant::now() >= deadline {
+            return Ok(stock);
+        }
+        std::thread::sleep(STOCK_PAUSE);
+    }
 }
 
-fn stock(state: &Value, outside: &Value) -> Option<Stock> {
+fn is_zero(amount: &str) -> bool {
+    amount.bytes().all(|byte| matches!(byte, b'0' | b'.'))
+}
+
+fn stock(check: &Value, outside: &Value) -> Option<Stock> {
     let text = |value: &Value, key: &str| Some(value.get(key)?.as_str()?.to_owned());
     let total =
         |total: &Value| Some((text(total, "currency")?, text(total, "sum")?, text(total, "in_flight")?));
     let balances = outside.get("balances")?.as_array()?;
     let dollars =
         balances.iter().find(|balance| balance.get("currency").is_some_and(|code| code == "USD"))?;
+    let totals: Vec<_> = check.get("currencies")?.as_array()?.iter().map(total).collect::<Option<_>>()?;
+    let nothing_under_way = totals.iter().all(|(_, _, in_flight)| is_zero(in_flight));
     Some(Stock {
-        totals: state.get("totals")?.as_array()?.iter().map(total).collect::<Option<_>>()?,
+        totals,
         outside: text(dollars, "total")?,
-        sequence: state.get("sequence")?.as_u64()?,
+        settled: check.get("settled")?.as_bool()? && nothing_under_way,
     })
 }
 
 impl Stock {
     fn sums_to_zero(&self) -> bool {
-        let zero = |amount: &str| amount.bytes().all(|byte| matches!(byte, b'0' | b'.'));
-        self.totals.iter().all(|(_, sum, in_flight)| zero(sum) && zero(in_flight))
+        self.totals.iter().all(|(_, sum, in_flight)| is_zero(sum) && is_zero(in_flight))
     }
 }
 
@@ -255,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_changed_sum_is_seen() {
-        let state = |sum: &str, in_flight: &str| json!({ "sequence": 1, "totals": [{ "currency": "USD", "sum": sum, "in_flight": in_flight }] });
+        let state = |sum: &str, in_flight: &str| json!({ "settled": true, "currencies": [{ "currency": "USD", "sum": sum, "in_flight": in_flight }] });
         let outside = json!({ "balances": [{ "currency": "USD", "total": "-5.00" }] });
         let zero =
             |sum, in_flight| stock(&state(sum, in_flight), &outside).expect("it is right").sums_to_zero();

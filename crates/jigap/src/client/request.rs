@@ -60,6 +60,8 @@ pub(crate) enum Subject {
     Receipt,
     Webhooks,
     DeadLetters,
+    InFlight,
+    Check,
 }
 
 impl Ask {
@@ -101,6 +103,23 @@ impl Ask {
     /// `snapshot create`.
     pub(crate) fn snapshot() -> Ask {
         Ask::admin("/v1/admin/snapshots".to_owned(), Method::Post(json!({})))
+    }
+
+    /// `check`.
+    pub(crate) fn check() -> Ask {
+        Ask::query(Subject::Check, "/v1/admin/check".to_owned())
+    }
+
+    /// `transactions stuck`.
+    pub(crate) fn in_flight(limit: Option<u32>) -> Ask {
+        let limit = limit.map_or_else(String::new, |limit| format!("&limit={limit}"));
+        Ask::query(Subject::InFlight, format!("/v1/admin/transactions?state=in_flight{limit}"))
+    }
+
+    /// `transactions retry` and `cancel`.
+    pub(crate) fn intervene(transaction_id: &str, verb: &str) -> Ask {
+        let path = format!("/v1/admin/transactions/{}/{verb}", escape(transaction_id));
+        Ask::admin(path, Method::Post(json!({})))
     }
 
     /// `history`.

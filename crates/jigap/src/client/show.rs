@@ -45,6 +45,24 @@ pub(super) fn print(ask: &Ask, body: &Value) -> io::Result<()> {
             print_rows(body, "dead_letters", &columns)
         }
         Subject::Receipt => print_json(body),
+        Subject::InFlight => {
+            let columns = [
+                "transaction_id",
+                "type",
+                "amount",
+                "currency",
+                "phase",
+                "second_phase",
+                "attempts",
+                "age_seconds",
+                "last_error",
+            ];
+            print_rows(body, "transactions", &columns)
+        }
+        Subject::Check => {
+            print_fields(body, &["currencies", "shards"])?;
+            print_rows(body, "currencies", &["currency", "sum", "in_flight", "difference"])
+        }
         Subject::State => {
             print_fields(body, &["totals"])?;
             print_rows(body, "totals", &["currency", "sum", "in_flight"])

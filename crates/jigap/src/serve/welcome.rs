@@ -2,14 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 
 use uuid::Uuid;
 
 use crate::output::print_line;
 
 /// Prints it.
-pub(super) fn print(http: SocketAddr, grpc: SocketAddr, directory: &Path) -> io::Result<()> {
+pub(super) fn print(http: SocketAddr, grpc: SocketAddr, place: &str) -> io::Result<()> {
     let base = format!("http://{}", reachable(http));
     let grpc = format!("http://{}", reachable(grpc));
     let post = |path: &str, body: &str| {
@@ -32,8 +31,7 @@ pub(super) fn print(http: SocketAddr, grpc: SocketAddr, directory: &Path) -> io:
         ),
     );
     print_line(&format!(
-        "jigap serves {}\n  HTTP  {base}\n  gRPC  {grpc}\n\nTry it:\n{}; {}\n{deposit}\n{transfer}\n",
-        directory.display(),
+        "jigap serves {place}\n  HTTP  {base}\n  gRPC  {grpc}\n\nTry it:\n{}; {}\n{deposit}\n{transfer}\n",
         open("alice"),
         open("bob"),
     ))

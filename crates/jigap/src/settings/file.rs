@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::value::Kind;
 use super::{SETTINGS, Setting, nearest};
 
 /// The settings of a file in their order, each with its value as text and its line.
@@ -30,6 +32,14 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<(&'static Setting, String,
             DeValue::String(text) => text.into_owned(),
             DeValue::Integer(number) => number.as_str().replace('_', ""),
             DeValue::Boolean(truth) => truth.to_string(),
+            DeValue::Array(elements) if matches!(setting.kind, Kind::Addresses) => {
+                let text = |element: &Spanned<DeValue<'_>>| element.get_ref().as_str().map(str::to_owned);
+                let texts: Option<Vec<String>> = elements.iter().map(text).collect();
+                let texts = texts.ok_or_else(|| {
+                    anyhow!("{}:{line}: `{name}` must be an array of strings", path.display())
+                })?;
+                texts.join(",")
+            }
             _ => {
                 return Err(anyhow!(
                     "{}:{line}: `{name}` must be a string, a number or a boolean",

@@ -43,6 +43,9 @@ impl Setting {
     }
 }
 
+/// The architecture that needs no other system.
+pub(super) const EVENT_SOURCED: &str = "event-sourced";
+
 /// In the order in which `jigap config` prints them.
 pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
@@ -81,6 +84,88 @@ pub(crate) const SETTINGS: &[Setting] = &[
         scope: Scope::Directory,
         doc: "Where the journal's whole life and snapshots go: local (DATA-DIR/archive), file:///DIR, s3://BUCKET/PREFIX, \
               hdfs://HOST:PORT/DIR, or off",
+    },
+    Setting {
+        name: "architecture",
+        value_name: "ARCHITECTURE",
+        unit: "",
+        default: EVENT_SOURCED,
+        kind: Kind::Choice(&[
+            EVENT_SOURCED,
+            "two-phase-commit",
+            "tcc",
+            "saga",
+            "saga-choreographed",
+            "redis",
+            "redis-tcc",
+        ]),
+        scope: Scope::Serve,
+        doc: "What keeps the money: event-sourced in DATA-DIR; two-phase-commit, tcc, saga, saga-choreographed over SQL shards; redis, \
+              redis-tcc over Redis shards; see docs/architectures.md",
+    },
+    Setting {
+        name: "shards",
+        value_name: "URLS",
+        unit: "",
+        default: "",
+        kind: Kind::Addresses,
+        scope: Scope::Serve,
+        doc: "Where the money is kept, for every architecture but event-sourced: postgres://…, mysql://… or redis://… addresses, separated \
+              by commas; their number and order never change",
+    },
+    Setting {
+        name: "zookeeper",
+        value_name: "URL",
+        unit: "",
+        default: "",
+        kind: Kind::Service("zookeeper"),
+        scope: Scope::Serve,
+        doc: "Where the map of Redis shards is kept, in place of `shards`: zookeeper://HOST:PORT[,HOST:PORT…][/PATH]",
+    },
+    Setting {
+        name: "broker",
+        value_name: "URL",
+        unit: "",
+        default: "",
+        kind: Kind::Service("nats"),
+        scope: Scope::Serve,
+        doc: "What carries the events of saga-choreographed: nats://HOST:PORT",
+    },
+    Setting {
+        name: "shard-connections-max",
+        value_name: "COUNT",
+        unit: "connections",
+        default: "16",
+        kind: Kind::Count { from: 1, to: 1 << 16 },
+        scope: Scope::Serve,
+        doc: "Connections to each shard",
+    },
+    Setting {
+        name: "shard-timeout",
+        value_name: "TIME",
+        unit: "ms",
+        default: "5s",
+        kind: Kind::Time { from_ms: 10, to_ms: 3_600_000 },
+        scope: Scope::Serve,
+        doc: "A shard that does not answer a step in this time is asked again",
+    },
+    Setting {
+        name: "transaction-lease",
+        value_name: "TIME",
+        unit: "ms",
+        default: "5s",
+        kind: Kind::Time { from_ms: 100, to_ms: 3_600_000 },
+        scope: Scope::Serve,
+        doc: "How long a wallet drives a transaction over shards alone; when it dies, another one finishes it after that",
+    },
+    Setting {
+        name: "transactions-max",
+        value_name: "COUNT",
+        unit: "transactions",
+        default: "16384",
+        kind: Kind::Count { from: 1, to: 1 << 24 },
+        scope: Scope::Serve,
+        doc: "Transactions over shards that may be under way; past it the wallet answers `overloaded`",
     },
     Setting {
         name: "listen",

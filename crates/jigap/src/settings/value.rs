@@ -1,5 +1,6 @@
 //! The kinds of values that settings have, and what a right one looks like.
 
+use shards::distributed::redacted;
 use storage::store::Engine;
 use tracing_subscriber::filter::Targets;
 
@@ -31,6 +32,10 @@ pub(crate) enum Kind {
     LogFilter,
     /// `local`, `off`, or the address of an object store.
     Archive,
+    /// Addresses with a scheme each, separated by commas (an array in the file), or nothing. They may hold passwords.
+    Addresses,
+    /// One address with this scheme, or nothing.
+    Service(&'static str),
 }
 
 const SIZE_SUFFIXES: [(&str, u64); 5] =
@@ -62,7 +67,32 @@ impl Kind {
                 let must = "must be local, off, file:///DIR, s3://BUCKET/PREFIX or hdfs://HOST:PORT/DIR";
                 right.then_some(()).ok_or_else(|| must.to_owned())
             }
+            Kind::Addresses => {
+                let has_scheme = |address: &&str| {
+                    address
+                        .split_once("://")
+                        .is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
+                };
+                let right = addresses(text).all(|address| has_scheme(&address));
+                right
+                    .then_some(())
+                    .ok_or_else(|| "must be SCHEME://… addresses, separated by commas".to_owned())
+            }
+            Kind::Service(scheme) => {
+                let rest = text.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+                let right = text.is_empty() || rest.is_some_and(|rest| !rest.is_empty());
+                right.then_some(()).ok_or_else(|| format!("must be {scheme}://HOST:PORT"))
+            }
             Kind::Count { .. } | Kind::Size { .. } | Kind::Time { .. } => self.number(text).map(|_| ()),
+        }
+    }
+
+    /// The text without the passwords in it.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        match self {
+            Kind::Addresses => addresses(text).map(redacted).collect::<Vec<_>>().join(","),
+            Kind::Service(_) => redacted(text),
+            _ => text.to_owned(),
         }
     }
 
@@ -80,6 +110,11 @@ impl Kind {
         }
         Ok(number)
     }
+}
+
+/// The addresses of a list; none of an empty one.
+pub(crate) fn addresses(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(move |address| !(address.is_empty() && text.trim().is_empty()))
 }
 
 fn scaled(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
@@ -111,6 +146,17 @@ fn check_log_filter(text: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_addresses_may_be_empty_and_shows_no_password() {
+        let list = "postgres://a:secret@h/x, mysql://h/y";
+        assert_eq!(Kind::Addresses.shown(list), "postgres://a:***@h/x,mysql://h/y");
+        assert_eq!(addresses(list).count(), 2);
+        assert_eq!(addresses(" ").count(), 0);
+        for (text, right) in [("", true), (list, true), ("postgres://a,,mysql://b", false), ("h:1", false)] {
+            assert_eq!(Kind::Addresses.check(text).is_ok(), right, "{text}");
+        }
+    }
 
     #[test]
     fn numbers_take_the_suffixes_of_their_unit() {

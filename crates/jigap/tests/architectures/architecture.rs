@@ -1,0 +1,81 @@
+//! Which architectures there are, and what each cannot give. `docs/architectures.md` has the same table for people.
+
+/// Something that not every architecture can give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// `at=` and `at_sequence=`, of accounts and of the state.
+    Past,
+    /// `/v1/wallet/events`, and `Subscribe`.
+    Events,
+    /// `/v1/wallet/transactions/{id}/receipt`.
+    Receipts,
+    /// `/v1/admin/snapshots`.
+    Snapshots,
+    /// Numbers in place of account ids over gRPC.
+    Handles,
+    /// A digest and one position of the whole state.
+    Digest,
+    /// Holds, groups, reversals and closing: what needs more than two updates.
+    BeyondTransfers,
+}
+
+/// What only one journal of all events can give.
+const EVENT_SOURCED_ALONE: &[Feature] = &[
+    Feature::Past,
+    Feature::Events,
+    Feature::Receipts,
+    Feature::Snapshots,
+    Feature::Handles,
+    Feature::Digest,
+];
+
+/// One row of the table.
+pub(crate) struct Architecture {
+    pub(crate) name: &'static str,
+    /// Enough to be told that it goes together.
+    pub(crate) flags: &'static [&'static str],
+    pub(crate) cannot: &'static [Feature],
+    /// False until this version can serve it.
+    pub(crate) is_served: bool,
+}
+
+impl Architecture {
+    pub(crate) fn can(&self, feature: Feature) -> bool {
+        !self.cannot.contains(&feature)
+    }
+}
+
+const SQL: &[&str] = &["--shards", "postgres://127.0.0.1:1/x,mysql://127.0.0.1:1/x"];
+const SQL_WITH_BROKER: &[&str] = &["--broker", "nats://127.0.0.1:1", "--shards", "postgres://127.0.0.1:1/x"];
+const REDIS: &[&str] = &["--shards", "redis://127.0.0.1:1,redis://127.0.0.1:2"];
+
+const fn over_shards(name: &'static str, flags: &'static [&'static str]) -> Architecture {
+    Architecture { name, flags, cannot: EVENT_SOURCED_ALONE, is_served: false }
+}
+
+/// Every architecture that the configuration knows.
+pub(crate) const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "event-sourced", flags: &[], cannot: &[], is_served: true },
+    over_shards("two-phase-commit", SQL),
+    over_shards("tcc", SQL),
+    over_shards("saga", SQL),
+    over_shards("saga-choreographed", SQL_WITH_BROKER),
+    Architecture {
+        cannot: &[
+            Feature::Past,
+            Feature::Events,
+            Feature::Receipts,
+            Feature::Snapshots,
+            Feature::Handles,
+            Feature::Digest,
+            Feature::BeyondTransfers,
+        ],
+        ..over_shards("redis", REDIS)
+    },
+    over_shards("redis-tcc", REDIS),
+];
+
+/// The row of this name.
+pub(crate) fn of(name: &str) -> &'static Architecture {
+    ARCHITECTURES.iter().find(|architecture| architecture.name == name).unwrap()
+}

@@ -1,0 +1,65 @@
+//! One front for every architecture: the same black-box suite against a running `jigap serve`, whatever stands behind it.
+//!
+//! [`architecture::ARCHITECTURES`] says which there are and what each cannot give; that is expected as `not_supported_by_architecture`.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
+
+mod architecture;
+mod commands;
+mod grpc;
+#[path = "../command_line/harness.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod harness;
+mod operator;
+mod queries;
+mod wallet;
+
+use architecture::{ARCHITECTURES, Architecture};
+use harness::Home;
+use wallet::Wallet;
+
+/// Every part of the contract, each with accounts of its own.
+fn run(architecture: &Architecture, flags: &[&str]) {
+    let home = Home::new();
+    let served = home.serve_with(flags);
+    let wallet = Wallet::new(architecture, &served);
+    commands::transfers(&wallet);
+    commands::repeats(&wallet);
+    commands::refusals(&wallet);
+    commands::batches(&wallet);
+    commands::groups(&wallet);
+    commands::holds(&wallet);
+    commands::reversals(&wallet);
+    commands::closing(&wallet);
+    queries::histories(&wallet);
+    queries::transactions(&wallet);
+    queries::positions(&wallet);
+    queries::what_cannot_be_given(&wallet);
+    grpc::calls(&wallet, &served);
+    grpc::streams(&wallet, &served);
+    operator::money_is_all_there(&wallet, &served);
+    operator::nothing_is_under_way(&wallet, &served);
+    let remembered = wallet.remember();
+    served.stop();
+    let served = home.serve_with(flags);
+    Wallet::new(architecture, &served).still_knows(&remembered);
+    operator::bench(&served);
+    served.stop();
+}
+
+#[test]
+fn event_sourced() {
+    run(architecture::of("event-sourced"), &[]);
+}
+
+#[test]
+fn an_architecture_that_is_not_built_in_is_refused_before_anything_is_served() {
+    let home = Home::new();
+    for Architecture { name, flags, is_served, .. } in ARCHITECTURES {
+        if *is_served {
+            continue;
+        }
+        let refused = home.run(&[&["serve", "--architecture", name], *flags].concat()).expect_code(2);
+        assert!(refused.stderr.contains(&format!("architecture {name} is not built into")), "{refused:?}");
+        assert!(!home.data().exists(), "a mistake leaves no trace");
+    }
+}
