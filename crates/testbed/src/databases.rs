@@ -48,6 +48,8 @@ pub fn mariadb() -> Result<(Server, String)> {
     let prepare = |directory: &Path| {
         let mut command = Command::new("mariadb-install-db");
         command.arg("--no-defaults").arg(format!("--datadir={}", directory.join("data").display()));
+        // A server that starts removes whatever temporary tables it finds: others' as well, in a directory that is shared.
+        command.arg(format!("--tmpdir={}", directory.display()));
         command.args([
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
@@ -71,6 +73,7 @@ pub fn mariadb() -> Result<(Server, String)> {
             command.arg(format!("--{name}={}", directory.join(file).display()));
         }
         command.arg(format!("--port={port}"));
+        command.arg(format!("--tmpdir={}", directory.display()));
         command.args([
             "--bind-address=127.0.0.1",
             "--innodb-buffer-pool-size=64M",
