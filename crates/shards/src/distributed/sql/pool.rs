@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::connection::{Connection, Database};
 use super::failure::{Conclusion, Failure};
@@ -16,6 +16,8 @@ pub(super) struct Pool {
     database: Arc<dyn Database>,
     idle: Mutex<Vec<Box<dyn Connection>>>,
     permits: Arc<Semaphore>,
+    /// Who may wait for locks: never everybody, for a commit that frees locks needs a connection as well.
+    lockers: Semaphore,
     patience: Duration,
 }
 
@@ -29,7 +31,21 @@ pub(super) struct Loan {
 
 impl Pool {
     pub(super) fn new(database: Arc<dyn Database>, size: usize, patience: Duration) -> Pool {
-        Pool { database, idle: Mutex::new(Vec::new()), permits: Arc::new(Semaphore::new(size)), patience }
+        let idle = Mutex::new(Vec::new());
+        let lockers = Semaphore::new((size / 2).max(1));
+        Pool { database, idle, permits: Arc::new(Semaphore::new(size)), lockers, patience }
+    }
+
+    /// As [`Pool::lockers_turn`], without waiting.
+    pub(super) fn lockers_turn_now(&self) -> Option<SemaphorePermit<'_>> {
+        self.lockers.try_acquire().ok()
+    }
+
+    /// The turn of somebody who is about to lock rows, and to wait for those that others have locked.
+    pub(super) async fn lockers_turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let turn = tokio::time::timeout(self.patience, self.lockers.acquire()).await;
+        let turn = turn.map_err(|_| Failure::busy("too many transactions wait for locks"))?;
+        Ok(turn.expect("the semaphore is never closed"))
     }
 
     pub(super) fn database(&self) -> &dyn Database {

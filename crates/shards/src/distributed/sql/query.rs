@@ -22,11 +22,14 @@ impl Query<'_> {
         self.connection.rows(&statement, parameters).await
     }
 
+    /// A currency in which nothing ever moved has no balance, though a refused transaction may have left a row of zeros.
     pub(super) async fn account(&mut self, account: &AccountId) -> Result<Option<AccountRow>, Failure> {
         let found = self
             .ask(
                 "SELECT a.opened_at, a.metadata, a.closed, p.sequence, p.moment, b.currency, b.available, b.held \
                  FROM accounts a CROSS JOIN shard_position p LEFT JOIN balances b ON b.account_id = a.account_id \
+                 AND (b.available <> 0 OR b.held <> 0 OR EXISTS (SELECT 1 FROM history h \
+                      WHERE h.account_id = b.account_id AND h.currency = b.currency)) \
                  WHERE a.account_id = ? ORDER BY b.currency",
                 &[Cell::Text(account.as_str().to_owned())],
             )

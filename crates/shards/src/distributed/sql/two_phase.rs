@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use coordinator::port::{Answer, BranchState, Done, NoAnswer, Operation, ShardNumber, Step};
 use ledger::{Timestamp, TransactionId};
+use tokio::sync::SemaphorePermit;
 
 use super::batch::{Queue, StepAnswer};
 use super::cell::Cell;
@@ -78,6 +79,9 @@ impl TwoPhase {
 
     async fn prepare(&self, transaction_id: TransactionId, step: &Step) -> StepAnswer {
         let branch = BranchName::new(transaction_id, self.shard.0);
+        let Some(_turn) = self.turn(&branch).await.map_err(|failure| told(&failure))? else {
+            return Ok(Answer::Done(prepared()));
+        };
         let mut loan = self.pool.take().await.map_err(|failure| told(&failure))?;
         if let Err(failure) = self.make_fates(&mut *loan.connection, step).await {
             return Err(told(&failure));
@@ -126,6 +130,20 @@ impl TwoPhase {
                 Err(failure.at_commit())
             }
         }
+    }
+
+    /// The turn to lock rows; `None` for a branch that is prepared already: what others wait for must not wait behind them.
+    async fn turn(&self, branch: &BranchName) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+        if let Some(turn) = self.pool.lockers_turn_now() {
+            return Ok(Some(turn));
+        }
+        let mut loan = self.pool.take().await?;
+        let names = self.used(loan.connection.prepared().await)?;
+        self.pool.give_back(loan);
+        if names.iter().any(|name| name == branch.as_str()) {
+            return Ok(None);
+        }
+        self.pool.lockers_turn().await.map(Some)
     }
 
     async fn make_fates(&self, connection: &mut dyn Connection, step: &Step) -> Result<(), Failure> {

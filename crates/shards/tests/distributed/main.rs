@@ -1,0 +1,4 @@
+//! Shards of other systems, against the real servers.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
+
+mod wallet;
