@@ -16,9 +16,9 @@ mod receipt;
 mod reconcile;
 mod serve;
 mod settings;
+mod sql_command;
 mod sql_view;
 mod webhook_command;
-mod sql_command;
 
 use std::process::ExitCode;
 

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use anyhow::anyhow;
-use shards::distributed::Config;
+use shards::distributed::{Config, Driver, OpenError};
 use shards::wallet::Wallet;
 
 use crate::exit::{Exit, Failure};
 
-/// Reaches every shard. None of their protocols is driven by this version yet.
+/// Reaches every shard, and begins to finish what other instances left.
 pub(super) async fn open(config: Config) -> Result<Arc<dyn Wallet>, Failure> {
-    let why = anyhow!(
-        "architecture {} is not built into this version yet: it serves event-sourced",
-        config.architecture
-    );
-    Err(Failure::new(Exit::Usage, why))
+    let driver = Driver::open(&config).await.map_err(|error| Failure::new(open_exit(&error), error))?;
+    Ok(Arc::new(driver))
+}
+
+fn open_exit(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Config(_) | OpenError::NotBuilt(_) => Exit::Usage,
+        OpenError::Sql { .. } => Exit::Unavailable,
+    }
 }

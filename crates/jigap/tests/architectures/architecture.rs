@@ -53,12 +53,16 @@ const fn over_shards(name: &'static str, flags: &'static [&'static str]) -> Arch
     Architecture { name, flags, cannot: EVENT_SOURCED_ALONE, is_served: false }
 }
 
+const fn over_sql(name: &'static str) -> Architecture {
+    Architecture { is_served: true, ..over_shards(name, SQL) }
+}
+
 /// Every architecture that the configuration knows.
 pub(crate) const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "event-sourced", flags: &[], cannot: &[], is_served: true },
-    over_shards("two-phase-commit", SQL),
-    over_shards("tcc", SQL),
-    over_shards("saga", SQL),
+    over_sql("two-phase-commit"),
+    over_sql("tcc"),
+    over_sql("saga"),
     over_shards("saga-choreographed", SQL_WITH_BROKER),
     Architecture {
         cannot: &[

@@ -51,6 +51,34 @@ fn event_sourced() {
     run(architecture::of("event-sourced"), &[]);
 }
 
+/// Over a PostgreSQL and a MariaDB: a transfer between the two is a transaction over both.
+fn run_over_sql(name: &str) {
+    let (_postgres, first) = testbed::postgres().unwrap();
+    let (_mariadb, second) = testbed::mariadb().unwrap();
+    let shards = format!("{first},{second}");
+    let home = Home::new();
+    let flags = ["--architecture", name, "--shards", &shards];
+    let unprepared = home.run(&[&["serve"], &flags[..]].concat()).expect_code(3);
+    assert!(unprepared.stderr.contains("jigap sql migrate"), "{unprepared:?}");
+    home.run(&["sql", "migrate", &first, &second]).expect_code(0);
+    run(architecture::of(name), &flags);
+}
+
+#[test]
+fn two_phase_commit() {
+    run_over_sql("two-phase-commit");
+}
+
+#[test]
+fn tcc() {
+    run_over_sql("tcc");
+}
+
+#[test]
+fn saga() {
+    run_over_sql("saga");
+}
+
 #[test]
 fn an_architecture_that_is_not_built_in_is_refused_before_anything_is_served() {
     let home = Home::new();
@@ -59,7 +87,10 @@ fn an_architecture_that_is_not_built_in_is_refused_before_anything_is_served() {
             continue;
         }
         let refused = home.run(&[&["serve", "--architecture", name], *flags].concat()).expect_code(2);
-        assert!(refused.stderr.contains(&format!("architecture {name} is not built into")), "{refused:?}");
+        assert!(
+            refused.stderr.contains(&format!("architecture {name} is not part of this version")),
+            "{refused:?}"
+        );
         assert!(!home.data().exists(), "a mistake leaves no trace");
     }
 }

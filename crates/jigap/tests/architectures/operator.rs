@@ -47,9 +47,8 @@ pub(crate) fn nothing_is_under_way(wallet: &Wallet, served: &harness::Wallet<'_>
 /// The load generator measures any architecture, and proves in the end that nothing was lost.
 pub(crate) fn bench(served: &harness::Wallet<'_>) {
     for transport in ["grpc-stream", "http", "http-batch"] {
-        let batch = if transport == "http" { "1" } else { "20" };
-        let arguments =
-            ["--accounts", "50", "--connections", "2", "--warm-up", "50ms", "--duration", "300ms"];
+        let batch = if transport == "http" { "1" } else { "5" };
+        let arguments = ["--accounts", "100", "--connections", "2", "--warm-up", "50ms", "--duration", "1s"];
         let bench = ["bench", "--json", "--transport", transport, "--batch", batch];
         let report = served.ask(&[&bench[..], &arguments].concat()).expect_code(0).json();
         assert!(report["transfers"].as_u64().unwrap() > 0, "{report}");
