@@ -16,6 +16,7 @@ mod cell;
 mod clock;
 mod connection;
 mod failure;
+mod held;
 mod mariadb;
 mod migrate;
 mod pool;
@@ -37,6 +38,7 @@ use batch::{Queue, StepAnswer};
 use cell::Cell;
 use connection::{Connection, Database, Dialect};
 use failure::Failure;
+use held::Held;
 pub use migrate::Migrated;
 use pool::Pool;
 use query::Query;
@@ -110,7 +112,8 @@ impl SqlShard {
         connection.close().await;
         let pool = Arc::new(Pool::new(database.clone(), options.connections, options.timeouts.statement));
         let queue = Queue::start(database, number);
-        let two_phase = TwoPhase { shard: number, pool: pool.clone(), queue: queue.clone() };
+        let held = Held::new(options.connections);
+        let two_phase = TwoPhase { shard: number, pool: pool.clone(), held, queue: queue.clone() };
         Ok(SqlShard { number, pool, queue, two_phase })
     }
 

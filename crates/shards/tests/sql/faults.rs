@@ -5,6 +5,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 
 use coordinator::port::{NoAnswer, Operation, Protocol, RecordChange, Step};
+use futures_util::future::join_all;
 use ledger::{Metadata, TransferKind};
 use shards::distributed::Shard;
 
@@ -47,6 +48,53 @@ async fn money_survives_kill_9_of_a_database_in_each_phase() {
         scene.assert_whole(&accounts).await;
     }
     println!("{kills} kills of a database");
+}
+
+/// MariaDB gives the name of a branch free before the branch itself, and answers a commit in between with a success that is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_commit_is_lost_when_another_instance_takes_over_what_is_prepared() {
+    const ROUNDS: usize = 4;
+    const TRANSFERS: usize = 24;
+    let mariadb = Databases::start(Kind::MariaDb);
+    let scene = Scene::open(vec![mariadb.fresh().await, mariadb.fresh().await]).await;
+    let mut accounts = Vec::new();
+    for index in 0..TRANSFERS {
+        for account in [format!("0-{index}"), format!("1-{index}")] {
+            scene.open_account(&account, Metadata::default()).await;
+            scene.deposit(&account, 1_000).await;
+            accounts.push(account);
+        }
+    }
+    for _ in 0..ROUNDS {
+        let dying = scene.instance().await;
+        let prepared = accounts.chunks(2).map(|pair| {
+            let command = transfer(TransferKind::Transfer, &pair[0], &pair[1], 10, Metadata::default());
+            let plan = planned(&command, Protocol::TwoPhaseCommit);
+            let dying = &dying;
+            async move {
+                let mut run = Run { scene: dying, plan: plan.clone(), faults: &mut Faults::default() };
+                let (second_phase, refusal) = run.first_phase().await;
+                (plan, second_phase, refusal)
+            }
+        });
+        let prepared = join_all(prepared).await;
+        // The connections of the one are closed while the other one ends what they prepared.
+        drop(dying);
+        let ended = prepared.into_iter().map(async |(plan, second_phase, refusal)| {
+            let mut run = Run { scene: &scene, plan, faults: &mut Faults::default() };
+            run.second_phase(second_phase, refusal).await.unwrap();
+        });
+        join_all(ended).await;
+    }
+    for pair in accounts.chunks(2) {
+        let moved = 10 * ROUNDS as i64;
+        assert_eq!(
+            (scene.available(&pair[0]).await, scene.available(&pair[1]).await),
+            (1_000 - moved, 1_000 + moved)
+        );
+    }
+    scene.assert_whole(&accounts).await;
+    println!("{} transfers taken over", ROUNDS * TRANSFERS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

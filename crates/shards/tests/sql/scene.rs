@@ -260,8 +260,8 @@ impl Run<'_> {
     /// From the beginning to the outcome.
     pub(crate) async fn drive(mut self) -> Result<Vec<BalanceAfter>, Refusal> {
         let owner = self.plan.owner();
-        let begin = RecordChange::Begin(Box::new(self.status()));
         if let [only] = &self.plan.branches[..] {
+            let begin = RecordChange::Begin(Box::new(self.status()));
             let finish = RecordChange::Finish { balances: Vec::new(), refusal: None, out_of_order: false };
             let operation = Operation::Apply(only.clone());
             return match self.send(owner, vec![begin, finish], Some(operation)).await {
@@ -271,7 +271,14 @@ impl Run<'_> {
                 other => panic!("{other:?}"),
             };
         }
-        match self.send(owner, vec![begin], None).await {
+        let (second_phase, refusal) = self.first_phase().await;
+        self.second_phase(second_phase, refusal).await
+    }
+
+    /// Up to the decision.
+    pub(crate) async fn first_phase(&mut self) -> (SecondPhase, Option<Refusal>) {
+        let begin = RecordChange::Begin(Box::new(self.status()));
+        match self.send(self.plan.owner(), vec![begin], None).await {
             Answer::Done(_) | Answer::Known(_) => {}
             other => panic!("{other:?}"),
         }
@@ -293,7 +300,7 @@ impl Run<'_> {
         }
         let second_phase = if refusal.is_none() { SecondPhase::Confirm } else { SecondPhase::Cancel };
         self.decide(second_phase, refusal).await;
-        self.second_phase(second_phase, refusal).await
+        (second_phase, refusal)
     }
 
     async fn decide(&mut self, second_phase: SecondPhase, refusal: Option<Refusal>) {
@@ -305,7 +312,8 @@ impl Run<'_> {
         }
     }
 
-    async fn second_phase(
+    /// From the decision on.
+    pub(crate) async fn second_phase(
         &mut self,
         second_phase: SecondPhase,
         refusal: Option<Refusal>,

@@ -95,9 +95,6 @@ pub(super) trait Connection: Send + Sync {
     /// Leaves the branch prepared: it survives the connection and the server.
     async fn prepare(&mut self, branch: &BranchName) -> Result<(), Failure>;
 
-    /// True when a connection that prepared a branch must be closed before another one can end it.
-    fn keeps_what_it_prepared(&self) -> bool;
-
     /// Ends a prepared branch.
     async fn commit_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure>;
 
@@ -130,6 +127,11 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
+    /// True when what a connection prepared is its own until it is closed.
+    pub(super) fn keeps_what_it_prepared(self) -> bool {
+        self == Dialect::MariaDb
+    }
+
     /// A statement written with `?`, as this database wants it. Statements of ours hold no other question mark.
     pub(super) fn statement(self, text: &str) -> String {
         match self {

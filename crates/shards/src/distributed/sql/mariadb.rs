@@ -229,10 +229,6 @@ impl Connection for Session {
         self.run(&format!("XA PREPARE {}", self.name(branch))).await
     }
 
-    fn keeps_what_it_prepared(&self) -> bool {
-        true
-    }
-
     async fn commit_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure> {
         self.end("COMMIT", branch).await
     }

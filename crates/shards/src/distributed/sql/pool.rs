@@ -1,7 +1,7 @@
 //! Connections that are used again.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -10,11 +10,15 @@ use super::failure::{Conclusion, Failure};
 
 /// How many connections one read may lose.
 const READ_ATTEMPTS_MAX: usize = 3;
+/// How long a connection may idle. Servers, and what stands before them, close what is silent for long.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Connections to one database, at most so many at a time.
 pub(super) struct Pool {
     database: Arc<dyn Database>,
-    idle: Mutex<Vec<Box<dyn Connection>>>,
+    /// Each with when it was given back; the last is the youngest.
+    idle: Mutex<Vec<(Instant, Box<dyn Connection>)>>,
+    size: usize,
     permits: Arc<Semaphore>,
     /// Who may wait for locks: never everybody, for a commit that frees locks needs a connection as well.
     lockers: Semaphore,
@@ -33,7 +37,7 @@ impl Pool {
     pub(super) fn new(database: Arc<dyn Database>, size: usize, patience: Duration) -> Pool {
         let idle = Mutex::new(Vec::new());
         let lockers = Semaphore::new((size / 2).max(1));
-        Pool { database, idle, permits: Arc::new(Semaphore::new(size)), lockers, patience }
+        Pool { database, idle, size, permits: Arc::new(Semaphore::new(size)), lockers, patience }
     }
 
     /// As [`Pool::lockers_turn`], without waiting.
@@ -58,7 +62,7 @@ impl Pool {
             .await
             .map_err(|_| Failure::busy("all connections to the database are in use"))?
             .expect("the semaphore is never closed");
-        let idle = self.lock().pop();
+        let idle = self.youngest_idle();
         let used_before = idle.is_some();
         let connection = match idle {
             Some(connection) => connection,
@@ -69,7 +73,26 @@ impl Pool {
 
     /// Takes back a connection that is outside of any transaction.
     pub(super) fn give_back(&self, loan: Loan) {
-        self.lock().push(loan.connection);
+        self.adopt(loan.connection);
+    }
+
+    /// Takes in a connection that is outside of any transaction, and was not on loan.
+    pub(super) fn adopt(&self, connection: Box<dyn Connection>) {
+        let mut idle = self.lock();
+        if idle.len() < self.size {
+            idle.push((Instant::now(), connection));
+        }
+    }
+
+    fn youngest_idle(&self) -> Option<Box<dyn Connection>> {
+        let mut idle = self.lock();
+        let (since, connection) = idle.pop()?;
+        if since.elapsed() < IDLE_MAX {
+            return Some(connection);
+        }
+        // The others have idled longer still.
+        idle.clear();
+        None
     }
 
     /// Forgets idle connections: one of them was lost, so the others probably are.
@@ -108,7 +131,7 @@ impl Pool {
         Err(last.unwrap_or_else(|| Failure::lost("the database closes every connection")))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<dyn Connection>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Box<dyn Connection>)>> {
         self.idle.lock().expect("nobody panics while holding the list")
     }
 }

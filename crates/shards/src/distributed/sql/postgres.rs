@@ -208,10 +208,6 @@ impl Connection for Session {
         self.run(&format!("PREPARE TRANSACTION '{}'", branch.as_str())).await
     }
 
-    fn keeps_what_it_prepared(&self) -> bool {
-        false
-    }
-
     async fn commit_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure> {
         self.end("COMMIT", branch).await
     }

@@ -21,19 +21,23 @@ use super::cell::Cell;
 use super::clock;
 use super::connection::{Begun, BranchName, Connection, Dialect, Ended};
 use super::failure::{Conclusion, Failure};
+use super::held::Held;
 use super::pool::{Loan, Pool};
 use super::working_set::{self, WorkingSet};
 
-/// How long a branch may take until its connection has let go of it: MariaDB closes connections in the background.
+/// How long a server that is letting go of a branch is left alone: see [`held`](super::held).
+const DETACH_GRACE: Duration = Duration::from_millis(250);
+/// How long a branch may take until its connection has let go of it.
 const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 /// How often that is looked at.
-const DETACH_POLL: Duration = Duration::from_millis(2);
+const DETACH_POLL: Duration = Duration::from_millis(20);
 
 /// What a shard's two-phase branches need.
 #[derive(Clone)]
 pub(super) struct TwoPhase {
     pub(super) shard: ShardNumber,
     pub(super) pool: Arc<Pool>,
+    pub(super) held: Arc<Held>,
     pub(super) queue: Queue,
 }
 
@@ -116,8 +120,10 @@ impl TwoPhase {
         // Word for word what a repeat is answered, which cannot see into what is prepared.
         let answer = if is_done { Ok(Answer::Done(prepared())) } else { answer };
         match ended {
-            Ok(()) if is_done && loan.connection.keeps_what_it_prepared() => {
-                loan.connection.close().await;
+            Ok(()) if is_done && self.dialect().keeps_what_it_prepared() => {
+                if let Err(connection) = self.held.keep(transaction_id, loan.connection) {
+                    connection.close().await;
+                }
                 answer
             }
             Ok(()) => {
@@ -203,20 +209,30 @@ impl TwoPhase {
 
     async fn commit(&self, transaction_id: TransactionId) -> Result<(), Failure> {
         let branch = BranchName::new(transaction_id, self.shard.0);
+        if let Some(mut connection) = self.held.take(transaction_id) {
+            let ended = self.used(connection.commit_prepared(&branch).await)?;
+            self.pool.adopt(connection);
+            if ended == Ended::Now {
+                return Ok(());
+            }
+        }
         let mut loan = self.pool.take().await?;
+        self.let_settle(&mut *loan.connection, &branch).await?;
         let deadline = tokio::time::Instant::now() + DETACH_PATIENCE;
         loop {
-            if self.used(loan.connection.commit_prepared(&branch).await)? == Ended::Now {
+            let ended = self.used(loan.connection.commit_prepared(&branch).await)?;
+            if ended == Ended::Now && !self.dialect().keeps_what_it_prepared() {
                 break;
             }
-            // Committed before, unless its connection still has it.
+            // Committed just now, or before, unless its connection still has it.
             if self.used(self.state(&mut *loan.connection, transaction_id).await)?.is_some() {
                 break;
             }
-            if tokio::time::Instant::now() >= deadline {
+            if ended == Ended::Now || tokio::time::Instant::now() >= deadline {
                 self.pool.give_back(loan);
                 return Err(Failure::busy(format!(
-                    "{} is to be committed, and is not prepared here",
+                    "{} is to be committed, and is not prepared here; if this lasts, its database has lost the name of what it prepared, \
+                     and finds it when it is started again",
                     branch.as_str()
                 )));
             }
@@ -228,7 +244,12 @@ impl TwoPhase {
 
     async fn roll_back(&self, transaction_id: TransactionId) -> Result<(), Failure> {
         let branch = BranchName::new(transaction_id, self.shard.0);
+        if let Some(mut connection) = self.held.take(transaction_id) {
+            self.used(connection.roll_back_prepared(&branch).await)?;
+            self.pool.adopt(connection);
+        }
         let mut loan = self.pool.take().await?;
+        self.let_settle(&mut *loan.connection, &branch).await?;
         self.used(loan.connection.roll_back_prepared(&branch).await)?;
         // Waits for a prepare that is under way, which either makes it visible or fails here as busy.
         let row = row(transaction_id, self.shard, clock::now());
@@ -239,6 +260,16 @@ impl TwoPhase {
             Err(failure) => return self.used(Err(failure)),
         }
         self.pool.give_back(loan);
+        Ok(())
+    }
+
+    /// Waits until a server that is letting go of a branch has certainly done so.
+    async fn let_settle(&self, connection: &mut dyn Connection, branch: &BranchName) -> Result<(), Failure> {
+        if self.dialect().keeps_what_it_prepared()
+            && self.used(connection.prepared().await)?.iter().any(|name| name == branch.as_str())
+        {
+            tokio::time::sleep(DETACH_GRACE).await;
+        }
         Ok(())
     }
 
