@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 /// How long a server may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it is tried again after `kill -9`.
+const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked whether it answers.
 const START_POLL: Duration = Duration::from_millis(20);
 /// The account that servers run under where we are root: PostgreSQL refuses to run as root, and none needs it.
@@ -50,7 +52,7 @@ impl Server {
         give_away(directory.path())?;
         prepare(directory.path()).with_context(|| format!("cannot prepare {name}"))?;
         let mut server = Server { name, directory, port, command: Box::new(command), child: None };
-        server.restart()?;
+        server.spawn()?;
         Ok(server)
     }
 
@@ -73,9 +75,20 @@ impl Server {
         }
     }
 
-    /// Starts it again after [`Server::kill`], and waits until it answers.
+    /// Starts it again after [`Server::kill`], and waits until it answers. What a killed server leaves behind may take a while to end:
+    /// children of PostgreSQL keep the new one from starting.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
+        let deadline = Instant::now() + LEFTOVERS_PATIENCE;
+        loop {
+            match self.spawn() {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(START_POLL),
+                started => return started,
+            }
+        }
+    }
+
+    fn spawn(&mut self) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         let mut command = unprivileged(&(self.command)(self.directory.path(), self.port));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -246,12 +246,7 @@ impl PostgresServer {
     }
 
     pub(crate) fn start_again(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        // Children of the killed one hold its memory for a moment.
-        while let Err(error) = self.0.restart() {
-            assert!(Instant::now() < deadline, "PostgreSQL does not come up: {error:#}");
-            std::thread::sleep(TRY_AGAIN);
-        }
+        self.0.restart().unwrap();
         self.connect();
     }
 }

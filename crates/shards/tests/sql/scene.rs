@@ -224,10 +224,7 @@ impl Run<'_> {
         server.lock().unwrap().kill();
         // It may have come so far, or not; the answer may have come, or not. What it was is told once the database is back.
         let before = executing.await.unwrap().remove(0);
-        // What the killed server left behind may still be ending.
-        while let Err(error) = server.lock().unwrap().restart() {
-            println!("again: {error:#}");
-        }
+        server.lock().unwrap().restart().unwrap();
         if let Ok(before) = before {
             let after = self.scene.step(shard, step.clone()).await;
             let is_begin = matches!(
