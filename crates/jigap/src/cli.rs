@@ -159,6 +159,9 @@ pub(crate) enum Subject {
     /// Prepare PostgreSQL or MariaDB databases to hold shards
     #[command(subcommand)]
     Sql(SqlSubject),
+    /// Say where the partitions of a wallet over Redis are
+    #[command(subcommand)]
+    PartitionMap(PartitionMapSubject),
     /// Build a data directory as of any past event, from the archive alone
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArguments),
@@ -292,6 +295,39 @@ Two-phase commit needs max_prepared_transactions above 0 in PostgreSQL: at least
 
 Example:
   jigap sql migrate postgres://wallet@127.0.0.1:5432/shard_0 mysql://wallet@127.0.0.1:3306/shard_1";
+
+/// `jigap partition-map ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartitionMapSubject {
+    /// Print the map, and the wallets that run
+    Show {
+        /// Where the map is kept
+        #[arg(long, env = "JIGAP_ZOOKEEPER", value_name = "URL")]
+        zookeeper: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Publish the map; wallets that run follow it at once
+    #[command(after_help = PARTITION_MAP_SET_HELP)]
+    Set {
+        /// Where the map is kept
+        #[arg(long, env = "JIGAP_ZOOKEEPER", value_name = "URL")]
+        zookeeper: String,
+        /// The Redis of each partition, in order, as in redis://:password@host:6379
+        #[arg(required = true, value_name = "ADDRESS")]
+        partitions: Vec<String>,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+}
+
+const PARTITION_MAP_SET_HELP: &str = "\
+The number of partitions is settled by the first map, for it decides where an account is. What may change is where a partition lives:
+move its data first (as a replica that is promoted), then publish the new address.
+
+Example:
+  jigap partition-map set --zookeeper zookeeper://127.0.0.1:2181/wallet redis://127.0.0.1:6379 redis://127.0.0.1:6380
+  jigap serve --architecture redis-tcc --zookeeper zookeeper://127.0.0.1:2181/wallet";
 
 /// `jigap receipt ...`
 #[derive(Debug, Subcommand)]

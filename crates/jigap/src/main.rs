@@ -11,6 +11,7 @@ mod exit;
 mod journal;
 mod logging;
 mod output;
+mod partition_map_command;
 mod progress;
 mod receipt;
 mod reconcile;
@@ -96,6 +97,7 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::Receipt(ReceiptSubject::Verify(arguments)) => receipt::verify(&arguments),
         Subject::Keys(subject) => receipt::keys(&subject),
         Subject::Sql(subject) => sql_command::run(&subject),
+        Subject::PartitionMap(subject) => partition_map_command::run(&subject),
         Subject::Restore(arguments) => archive::restore(&arguments),
         Subject::Fork(arguments) => archive::fork(&arguments),
         Subject::Bench(arguments) => bench::run(&arguments),

@@ -3,18 +3,24 @@
 //! [`Shard`] is what a database must be able to do. Everything that it answers is durable there. [`Config`] says which shards there are,
 //! and what brings them to one outcome.
 
+mod cell;
+mod clock;
 mod config;
 pub(crate) mod content;
 mod driver;
+mod failure;
 mod link;
 mod open;
+pub mod partition_map;
 mod records;
+pub mod redis;
+mod rows;
 mod shard;
 pub mod sql;
 mod wallet;
 
 pub use config::{Architecture, Config, ConfigError, Scheme, redacted, scheme};
 pub use coordinator::port::{Claim, Entry, EntryKind, Reference, ReferenceKind};
-pub use driver::Driver;
+pub use driver::{Coordination, Driver};
 pub use open::OpenError;
 pub use shard::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow};

@@ -1,11 +1,17 @@
 //! Redis, ZooKeeper and NATS.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::process::{Server, free_port, give_away};
+
+/// How long an ensemble may take until it has a leader.
+const ZOOKEEPER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Redis server that syncs every write before it answers, and its URL.
 pub fn redis() -> Result<(Server, String)> {
@@ -60,8 +66,30 @@ pub fn zookeeper(nodes: usize) -> Result<(Vec<Server>, String)> {
             command
         })?);
     }
+    for [client, ..] in &ports {
+        wait_until_zookeeper_serves(*client)?;
+    }
     let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("127.0.0.1:{client}")).collect();
     Ok((starting, format!("zookeeper://{}", hosts.join(","))))
+}
+
+/// Its port is open before it serves, and before there is a leader.
+fn wait_until_zookeeper_serves(port: u16) -> Result<()> {
+    let deadline = Instant::now() + ZOOKEEPER_PATIENCE;
+    while Instant::now() < deadline {
+        let mut told = String::new();
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port))
+            // One that is asked too early may never answer.
+            && stream.set_read_timeout(Some(Duration::from_millis(500))).is_ok()
+            && stream.write_all(b"srvr").is_ok()
+            && stream.read_to_string(&mut told).is_ok()
+            && told.contains("Mode:")
+        {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("the ZooKeeper at port {port} does not serve")
 }
 
 /// A NATS server with JetStream, and its URL.

@@ -16,6 +16,6 @@ pub(super) async fn open(config: Config) -> Result<Arc<dyn Wallet>, Failure> {
 fn open_exit(error: &OpenError) -> Exit {
     match error {
         OpenError::Config(_) | OpenError::NotBuilt(_) => Exit::Usage,
-        OpenError::Sql { .. } => Exit::Unavailable,
+        OpenError::Sql { .. } | OpenError::Redis { .. } | OpenError::PartitionMap(_) => Exit::Unavailable,
     }
 }

@@ -47,7 +47,6 @@ impl Architecture {
 
 const SQL: &[&str] = &["--shards", "postgres://127.0.0.1:1/x,mysql://127.0.0.1:1/x"];
 const SQL_WITH_BROKER: &[&str] = &["--broker", "nats://127.0.0.1:1", "--shards", "postgres://127.0.0.1:1/x"];
-const REDIS: &[&str] = &["--shards", "redis://127.0.0.1:1,redis://127.0.0.1:2"];
 
 const fn over_shards(name: &'static str, flags: &'static [&'static str]) -> Architecture {
     Architecture { name, flags, cannot: EVENT_SOURCED_ALONE, is_served: false }
@@ -57,6 +56,10 @@ const fn over_sql(name: &'static str) -> Architecture {
     Architecture { is_served: true, ..over_shards(name, SQL) }
 }
 
+const fn over_redis(name: &'static str, cannot: &'static [Feature]) -> Architecture {
+    Architecture { name, flags: &[], cannot, is_served: true }
+}
+
 /// Every architecture that the configuration knows.
 pub(crate) const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "event-sourced", flags: &[], cannot: &[], is_served: true },
@@ -64,8 +67,9 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
     over_sql("tcc"),
     over_sql("saga"),
     over_shards("saga-choreographed", SQL_WITH_BROKER),
-    Architecture {
-        cannot: &[
+    over_redis(
+        "redis",
+        &[
             Feature::Past,
             Feature::Events,
             Feature::Receipts,
@@ -74,9 +78,8 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
             Feature::Digest,
             Feature::BeyondTransfers,
         ],
-        ..over_shards("redis", REDIS)
-    },
-    over_shards("redis-tcc", REDIS),
+    ),
+    over_redis("redis-tcc", EVENT_SOURCED_ALONE),
 ];
 
 /// The row of this name.

@@ -80,6 +80,32 @@ fn saga() {
 }
 
 #[test]
+fn redis() {
+    let (_first, first) = testbed::redis().unwrap();
+    let (_second, second) = testbed::redis().unwrap();
+    let shards = format!("{first},{second}");
+    run(architecture::of("redis"), &["--architecture", "redis", "--shards", &shards]);
+}
+
+/// With the map of partitions in ZooKeeper.
+#[test]
+fn redis_tcc() {
+    let (_first, first) = testbed::redis().unwrap();
+    let (_second, second) = testbed::redis().unwrap();
+    let (_nodes, zookeeper) = testbed::zookeeper(1).unwrap();
+    let flags = ["--architecture", "redis-tcc", "--zookeeper", &zookeeper];
+    let home = Home::new();
+    let without_a_map = home.run(&[&["serve"], &flags[..]].concat()).expect_code(3);
+    assert!(without_a_map.stderr.contains("jigap partition-map set"), "{without_a_map:?}");
+    home.run(&["partition-map", "set", "--zookeeper", &zookeeper, &first, &second]).expect_code(0);
+    let smaller = home.run(&["partition-map", "set", "--zookeeper", &zookeeper, &first]).expect_code(2);
+    assert!(smaller.stderr.contains("has 2 partitions, and 1 were given"), "{smaller:?}");
+    run(architecture::of("redis-tcc"), &flags);
+    let shown = home.run(&["partition-map", "show", "--zookeeper", &zookeeper, "--json"]).expect_code(0);
+    assert!(shown.stdout.contains(&first) && shown.stdout.contains(&second), "{shown:?}");
+}
+
+#[test]
 fn an_architecture_that_is_not_built_in_is_refused_before_anything_is_served() {
     let home = Home::new();
     for Architecture { name, flags, is_served, .. } in ARCHITECTURES {

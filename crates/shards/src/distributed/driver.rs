@@ -9,6 +9,7 @@
 
 mod drive;
 mod recovery;
+mod uncoordinated;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,15 @@ pub(super) struct Finished {
     pub(super) replayed: bool,
 }
 
+/// What keeps money whole that is on several shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coordination {
+    /// A protocol.
+    By(Protocol),
+    /// Nothing: one update after the other, as in the chapter's first design.
+    None,
+}
+
 /// What became of an operator's wish to undo a transaction.
 pub(super) enum Cancelled {
     Begun,
@@ -68,7 +78,7 @@ pub struct Driver {
 
 pub(super) struct Inner {
     pub(super) links: Vec<Link>,
-    protocol: Protocol,
+    coordination: Coordination,
     instance: u64,
     lease: Duration,
     driven: Mutex<HashMap<TransactionId, Driven>>,
@@ -87,11 +97,11 @@ struct Driven {
 
 impl Driver {
     /// A wallet over these shards, which are numbered as they come. Must be called within a runtime.
-    pub fn start(shards: Vec<Arc<dyn Shard>>, protocol: Protocol, config: &Config) -> Driver {
+    pub fn start(shards: Vec<Arc<dyn Shard>>, coordination: Coordination, config: &Config) -> Driver {
         assert!(!shards.is_empty(), "money needs somewhere to be");
         let inner = Arc::new(Inner {
             links: shards.into_iter().map(Link::new).collect(),
-            protocol,
+            coordination,
             instance: config.instance,
             lease: config.lease,
             driven: Mutex::default(),
@@ -99,7 +109,9 @@ impl Driver {
             transactions_max: config.transactions_max,
             stopping: AtomicBool::new(false),
         });
-        recovery::start(&inner);
+        if inner.coordination != Coordination::None {
+            recovery::start(&inner);
+        }
         Driver { inner }
     }
 
@@ -110,12 +122,15 @@ impl Driver {
             return Err(stopping());
         }
         let permit = Arc::clone(&inner.under_way).try_acquire_owned().map_err(|_| NotAnswered::Overloaded)?;
+        let Coordination::By(protocol) = inner.coordination else {
+            return self.uncoordinated(command, permit).await;
+        };
         for attempt in 1..=WAITS_MAX {
             let referenced = match command.referenced_id() {
                 Some(earlier) => self.transaction(earlier).await?.map(|(_, row)| row.status),
                 None => None,
             };
-            match plan(&command, inner.protocol, inner.as_ref(), referenced.as_ref()) {
+            match plan(&command, protocol, inner.as_ref(), referenced.as_ref()) {
                 Planned::Run(plan) => return self.run(plan, None, permit).await,
                 Planned::Refused(plan, refusal) => return self.run(plan, Some(refusal), permit).await,
                 Planned::Rejected(refusal) => return Ok(Executed::Rejected(refusal)),
@@ -170,7 +185,7 @@ impl Driver {
     ) -> Result<Option<(ShardNumber, TransactionRow)>, NotAnswered> {
         let Some(claim) = self.claim(transaction_id).await? else { return Ok(None) };
         let owner = self.inner.link(claim.owner).shard();
-        let row = owner.transaction(claim.recorded_under).await.map_err(unanswered)?;
+        let row = owner.transaction(claim.recorded_under, transaction_id).await.map_err(unanswered)?;
         Ok(row.map(|row| (claim.owner, row)))
     }
 
@@ -214,6 +229,10 @@ impl Driver {
 }
 
 impl Inner {
+    pub(super) fn coordination(&self) -> Coordination {
+        self.coordination
+    }
+
     pub(super) fn link(&self, shard: ShardNumber) -> &Link {
         &self.links[shard.0 as usize]
     }

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use coordinator::port::{Protocol, ShardNumber};
 use futures_util::future::try_join_all;
+use tokio::sync::watch;
 
+use super::driver::Coordination;
+use super::partition_map::{PartitionMap, PartitionMapError, WatchedMap, ZooKeeper};
+use super::redis::{RedisError, RedisShard};
 use super::sql::{SqlError, SqlOptions, SqlShard, Timeouts};
 use super::{Architecture, Config, ConfigError, Driver, Shard};
 
@@ -22,6 +26,17 @@ pub enum OpenError {
         /// Why.
         source: SqlError,
     },
+    /// A Redis node cannot be used.
+    #[error("shard {number}: {source}")]
+    Redis {
+        /// Which shard.
+        number: u32,
+        /// Why.
+        source: RedisError,
+    },
+    /// The map of partitions cannot be had.
+    #[error(transparent)]
+    PartitionMap(#[from] PartitionMapError),
     /// This version of the program does not have it.
     #[error("architecture {0} is not part of this version")]
     NotBuilt(Architecture),
@@ -31,22 +46,73 @@ impl Driver {
     /// Opens every shard of a configuration, and starts a wallet over them. Must be called within a runtime.
     pub async fn open(config: &Config) -> Result<Driver, OpenError> {
         config.check()?;
-        let protocol = match config.architecture {
-            Architecture::TwoPhaseCommit => Protocol::TwoPhaseCommit,
-            Architecture::Tcc => Protocol::Tcc,
-            Architecture::Saga => Protocol::Saga,
+        let (coordination, shards) = match config.architecture {
+            Architecture::TwoPhaseCommit => {
+                (Coordination::By(Protocol::TwoPhaseCommit), sql_shards(config).await?)
+            }
+            Architecture::Tcc => (Coordination::By(Protocol::Tcc), sql_shards(config).await?),
+            Architecture::Saga => (Coordination::By(Protocol::Saga), sql_shards(config).await?),
+            Architecture::RedisTcc => (Coordination::By(Protocol::Tcc), redis_shards(config).await?),
+            Architecture::Redis => (Coordination::None, redis_shards(config).await?),
             other => return Err(OpenError::NotBuilt(other)),
         };
-        let options = SqlOptions {
-            connections: config.connections_max as usize,
-            timeouts: Timeouts { statement: config.step_timeout, ..Timeouts::default() },
-        };
-        let opened = (0u32..).zip(&config.shards).map(async |(number, url)| {
-            let shard = SqlShard::open(url, ShardNumber(number), options).await;
-            shard.map_err(|source| OpenError::Sql { number, source })
-        });
-        let shards = try_join_all(opened).await?;
-        let shards = shards.into_iter().map(|shard| Arc::new(shard) as Arc<dyn Shard>).collect();
-        Ok(Driver::start(shards, protocol, config))
+        Ok(Driver::start(shards, coordination, config))
     }
+}
+
+async fn sql_shards(config: &Config) -> Result<Vec<Arc<dyn Shard>>, OpenError> {
+    let options = SqlOptions {
+        connections: config.connections_max as usize,
+        timeouts: Timeouts { statement: config.step_timeout, ..Timeouts::default() },
+    };
+    let opened = (0u32..).zip(&config.shards).map(async |(number, url)| {
+        let shard = SqlShard::open(url, ShardNumber(number), options).await;
+        shard
+            .map(|shard| Arc::new(shard) as Arc<dyn Shard>)
+            .map_err(|source| OpenError::Sql { number, source })
+    });
+    try_join_all(opened).await
+}
+
+async fn redis_shards(config: &Config) -> Result<Vec<Arc<dyn Shard>>, OpenError> {
+    let addresses = match &config.zookeeper {
+        None => config.shards.iter().map(|url| watch::channel(url.clone()).1).collect(),
+        Some(zookeeper) => {
+            let wallet = format!("{:016x}", config.instance);
+            follow(ZooKeeper::parse(zookeeper)?.watch(wallet).await?)
+        }
+    };
+    let opened = (0u32..).zip(addresses).map(async |(number, address)| {
+        let shard = RedisShard::open(address, ShardNumber(number), config.step_timeout).await;
+        shard
+            .map(|shard| Arc::new(shard) as Arc<dyn Shard>)
+            .map_err(|source| OpenError::Redis { number, source })
+    });
+    try_join_all(opened).await
+}
+
+/// The address of each partition, as the map says at any time.
+fn follow(watched: WatchedMap) -> Vec<watch::Receiver<String>> {
+    let mut map = watched.subscribe();
+    let first = map.borrow_and_update().clone();
+    let (senders, addresses): (Vec<_>, Vec<_>) = first.partitions.into_iter().map(watch::channel).unzip();
+    tokio::spawn(async move {
+        // Watching ends with the wallet.
+        let _watched = watched;
+        while senders.iter().any(|sender| !sender.is_closed()) && map.changed().await.is_ok() {
+            let PartitionMap { partitions } = map.borrow_and_update().clone();
+            if partitions.len() != senders.len() {
+                tracing::error!(
+                    now = senders.len(),
+                    in_the_map = partitions.len(),
+                    "the number of partitions cannot change while accounts are in them; the last map stays in force"
+                );
+                continue;
+            }
+            for (sender, address) in senders.iter().zip(partitions) {
+                sender.send_if_modified(|current| std::mem::replace(current, address.clone()) != address);
+            }
+        }
+    });
+    addresses
 }

@@ -19,8 +19,12 @@ pub trait Shard: Send + Sync + 'static {
     /// Who owns a transaction_id; asked of its home shard.
     async fn claim(&self, transaction_id: TransactionId) -> Result<Option<Claim>, NoAnswer>;
 
-    /// The record of a transaction; asked of its owner's shard.
-    async fn transaction(&self, transaction_id: TransactionId) -> Result<Option<TransactionRow>, NoAnswer>;
+    /// The record of a transaction, and what later ones did to one of its ids: its own, or that of a leg. Asked of its owner's shard.
+    async fn transaction(
+        &self,
+        recorded_under: TransactionId,
+        transaction_id: TransactionId,
+    ) -> Result<Option<TransactionRow>, NoAnswer>;
 
     /// Transactions whose record is here, that are not finished and whose lease has run out, oldest first.
     async fn unfinished(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer>;

@@ -12,17 +12,13 @@
 //! Everything that is answered is durable: a database that may forget what it committed is refused when it is opened.
 
 mod batch;
-mod cell;
-mod clock;
 mod connection;
-mod failure;
 mod held;
 mod mariadb;
 mod migrate;
 mod pool;
 mod postgres;
 mod query;
-mod rows;
 mod schema;
 mod timeouts;
 mod two_phase;
@@ -46,6 +42,7 @@ pub use timeouts::Timeouts;
 use two_phase::TwoPhase;
 
 use super::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow};
+use super::{cell, clock, failure, rows};
 
 /// How a shard uses its database.
 #[derive(Debug, Clone, Copy)]
@@ -250,8 +247,13 @@ impl Shard for SqlShard {
         self.ask(|mut query| Box::pin(async move { query.claim(transaction_id).await })).await
     }
 
-    async fn transaction(&self, transaction_id: TransactionId) -> Result<Option<TransactionRow>, NoAnswer> {
-        self.ask(|mut query| Box::pin(async move { query.transaction(transaction_id).await })).await
+    async fn transaction(
+        &self,
+        recorded_under: TransactionId,
+        transaction_id: TransactionId,
+    ) -> Result<Option<TransactionRow>, NoAnswer> {
+        self.ask(|mut query| Box::pin(async move { query.transaction(recorded_under, transaction_id).await }))
+            .await
     }
 
     async fn unfinished(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {

@@ -1,7 +1,7 @@
 //! [`Wallet`] by a [`Driver`]: what the shards say, in the words of the ledger.
 
 use coordinator::plan::Placement;
-use coordinator::port::{EntryKind, PhaseStatus, Reference, ShardNumber, Task};
+use coordinator::port::{BalanceAfter, EntryKind, PhaseStatus, Reference, ShardNumber, Task};
 use futures_util::future::{join_all, try_join_all};
 use ledger::{
     AccountId, AccountRef, Balance, Command, Currency, Event, Record, Sequence, Transaction, TransactionId,
@@ -10,7 +10,7 @@ use ledger::{
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::driver::{Cancelled, Executed, Finished, unanswered};
+use super::driver::{Cancelled, Coordination, Executed, Finished, unanswered};
 use super::records::{lapsed, records};
 use super::{AccountRow, Driver, Entry, HistoryRange, ShardTotals, TransactionRow};
 use crate::partition::{BalancesAfter, TransferAnswer};
@@ -21,6 +21,8 @@ use crate::wallet::{
 
 /// Entries of one account at one position: every leg of a group may touch it.
 const ENTRIES_PER_POSITION_MAX: usize = 2 * ledger::GROUP_LEGS_MAX;
+/// How many entries of a payee's history are looked through at a time.
+const CREDITS_PER_LOOK: usize = 1_000;
 /// How long a shard may take to say that it is there.
 const READY_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -90,6 +92,7 @@ impl Wallet for Driver {
         transaction_id: TransactionId,
     ) -> Result<Option<Located<TransactionAnswer>>, NotAnswered> {
         let Some((owner, row)) = Driver::transaction(self, transaction_id).await? else { return Ok(None) };
+        let row = self.with_both_sides(row).await?;
         if row.status.outcome.is_none() {
             return Ok(Some(located(owner, TransactionAnswer::InFlight(Box::new(row.status)))));
         }
@@ -192,6 +195,53 @@ impl Driver {
             Executed::Opened { .. } => unreachable!("a transfer opens no account"),
         };
         Ok(located(shard, answer))
+    }
+
+    /// Without a coordinator the record knows the payer's side only, and the payee's is in his history. A record whose other half is
+    /// nowhere is not finished.
+    async fn with_both_sides(&self, mut row: TransactionRow) -> Result<TransactionRow, NotAnswered> {
+        let Command::Transfer(transfer) = &row.status.plan.command else { return Ok(row) };
+        let (Coordination::None, AccountRef::Named(payee)) = (self.inner.coordination(), &transfer.to) else {
+            return Ok(row);
+        };
+        let Some(Ok(balances)) = row.status.outcome.as_mut().map(|outcome| outcome.result.as_mut()) else {
+            return Ok(row);
+        };
+        if balances.iter().any(|after| after.account == *payee) {
+            return Ok(row);
+        }
+        match self.credited(payee, transfer).await? {
+            Some(after) => balances.push(after),
+            None => row.status.outcome = None,
+        }
+        Ok(row)
+    }
+
+    /// What a transfer left with its payee.
+    async fn credited(
+        &self,
+        payee: &AccountId,
+        transfer: &Transfer,
+    ) -> Result<Option<BalanceAfter>, NotAnswered> {
+        let shard = self.inner.link(self.inner.shard_of(payee)).shard();
+        let mut range = HistoryRange { limit: CREDITS_PER_LOOK, ..HistoryRange::default() };
+        loop {
+            let entries = shard.history(payee, &range).await.map_err(unanswered)?;
+            let found = entries.iter().find(|entry| entry.transaction_id == Some(transfer.transaction_id));
+            if let Some(entry) = found {
+                return Ok(Some(BalanceAfter {
+                    leg: 0,
+                    account: payee.clone(),
+                    currency: transfer.currency,
+                    available: entry.balance_after,
+                    held: 0,
+                }));
+            }
+            match entries.last() {
+                Some(last) if entries.len() == range.limit => range.before = Some(last.sequence),
+                _ => return Ok(None),
+            }
+        }
     }
 
     /// The outside, summed over the shards; its position is that of shard 0.

@@ -44,7 +44,7 @@ impl Scene {
     }
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
@@ -52,7 +52,7 @@ fn usd() -> Currency {
     Currency::parse("USD").unwrap()
 }
 
-fn id() -> TransactionId {
+pub(crate) fn id() -> TransactionId {
     TransactionId(fastrand::u128(..))
 }
 
@@ -64,7 +64,7 @@ fn amount(minor_units: u64) -> Amount {
     Amount::from_minor_units(minor_units).unwrap()
 }
 
-fn transfer(from: &str, to: &str, minor_units: u64) -> Transfer {
+pub(crate) fn transfer(from: &str, to: &str, minor_units: u64) -> Transfer {
     Transfer {
         transaction_id: id(),
         kind: TransferKind::Transfer,
@@ -81,7 +81,7 @@ fn deposit(to: &str, minor_units: u64) -> Transfer {
     Transfer { kind: TransferKind::Deposit, from, ..transfer("nobody", to, minor_units) }
 }
 
-async fn open(wallet: &Driver, names: &[String]) {
+pub(crate) async fn open(wallet: &Driver, names: &[String]) {
     for name in names {
         let command = Command::OpenAccount { account_id: account(name), metadata: Metadata::default() };
         let opened = wallet.command(command).await.unwrap().value;
@@ -89,20 +89,20 @@ async fn open(wallet: &Driver, names: &[String]) {
     }
 }
 
-async fn fund(wallet: &Driver, names: &[String], minor_units: u64) {
+pub(crate) async fn fund(wallet: &Driver, names: &[String], minor_units: u64) {
     let deposits = names.iter().map(|name| deposit(name, minor_units)).collect();
     for answer in wallet.transfers(deposits).await {
         answer.unwrap().value.outcome.unwrap();
     }
 }
 
-async fn available(wallet: &Driver, name: &str) -> i64 {
+pub(crate) async fn available(wallet: &Driver, name: &str) -> i64 {
     let row = wallet.account(&account(name)).await.unwrap().unwrap().value;
     row.balances.iter().find(|(currency, _)| *currency == usd()).map_or(0, |(_, balance)| balance.available)
 }
 
 /// Waits until nothing is in flight, then adds everything up.
-async fn settled(wallet: &Driver) {
+pub(crate) async fn settled(wallet: &Driver) {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         let found = wallet.in_flight(1).await;
@@ -117,7 +117,7 @@ async fn settled(wallet: &Driver) {
     }
 }
 
-fn names(prefix: &str, count: usize) -> Vec<String> {
+pub(crate) fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}-{number}")).collect()
 }
 
@@ -135,7 +135,7 @@ fn every_command_is_answered_as_the_ledger_would() {
     }
 }
 
-async fn commands(wallet: &Driver, prefix: &str) {
+pub(crate) async fn commands(wallet: &Driver, prefix: &str) {
     // Of six accounts some are on each shard.
     let all = names(prefix, 6);
     open(wallet, &all).await;

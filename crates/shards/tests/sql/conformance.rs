@@ -1,22 +1,18 @@
 //! The suite that every kind of shard passes, against real databases.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use coordinator::conformance::{self, AccountSeen, Options, Report, World};
-use coordinator::port::{Answer, Entry, NoAnswer, PhaseStatus, Protocol, ShardNumber, Step};
-use ledger::{AccountId, Currency, Metadata, Timestamp, TransactionId};
-use shards::distributed::sql::SqlShard;
-use shards::distributed::{HistoryRange, Shard};
-use tokio::runtime::Handle;
+use coordinator::conformance::{self, Options, Report};
+use coordinator::port::Protocol;
+use ledger::Metadata;
+use shards::distributed::Shard;
 
 use crate::scene::Scene;
 use crate::servers::{Databases, Kind, prepared_count};
+use crate::world::Sharded;
 
 /// Every how many cases of the suite one is run here; all of them are a matter of minutes. `JIGAP_SQL_STRIDE=1` runs them.
 const STRIDE: usize = 41;
-const RETRIES_MAX: usize = 500;
-const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 #[test]
 fn shards_in_postgres_conform() {
@@ -60,7 +56,7 @@ fn conforms(kinds: &[Kind], protocol: Protocol) {
     });
     let seed = number("JIGAP_SEED", fastrand::usize(..)) as u64;
     println!("JIGAP_SEED={seed}");
-    let mut world = Databased { shards: scene.shards.clone(), runtime: runtime.handle().clone() };
+    let mut world = Sharded { shards: shards(&scene), runtime: runtime.handle().clone() };
     let options = Options {
         protocols: match std::env::var_os("JIGAP_SQL_STRIDE") {
             Some(_) => vec![Protocol::Tcc, Protocol::Saga, Protocol::TwoPhaseCommit],
@@ -77,74 +73,13 @@ fn conforms(kinds: &[Kind], protocol: Protocol) {
     }
 }
 
+fn shards(scene: &Scene) -> Vec<Arc<dyn Shard>> {
+    scene.shards.iter().map(|shard| Arc::clone(shard) as Arc<dyn Shard>).collect()
+}
+
 fn print(kinds: &[Kind], report: &Report) {
     println!("{kinds:?}: {} cases, {} steps", report.count(), report.steps);
     for (what, count) in &report.cases {
         println!("  {count:6} {what}");
-    }
-}
-
-/// Databases under test.
-struct Databased {
-    shards: Vec<Arc<SqlShard>>,
-    runtime: Handle,
-}
-
-impl Databased {
-    /// Asks until there is an answer.
-    fn ask<Value>(
-        &self,
-        question: impl AsyncFn(&SqlShard) -> Result<Value, NoAnswer>,
-        shard: ShardNumber,
-    ) -> Value {
-        self.runtime.block_on(async {
-            for _ in 0..RETRIES_MAX {
-                match question(&self.shards[shard.0 as usize]).await {
-                    Ok(value) => return value,
-                    Err(_) => tokio::time::sleep(RETRY_AFTER).await,
-                }
-            }
-            panic!("shard {} does not answer", shard.0);
-        })
-    }
-}
-
-impl World for Databased {
-    fn shard_count(&self) -> u32 {
-        self.shards.len() as u32
-    }
-
-    fn execute(&mut self, shard: ShardNumber, step: &Step) -> Result<Answer, NoAnswer> {
-        self.runtime.block_on(self.shards[shard.0 as usize].execute(vec![step.clone()])).remove(0)
-    }
-
-    fn record(&mut self, shard: ShardNumber, transaction_id: TransactionId) -> Option<PhaseStatus> {
-        self.ask(async |shard| shard.transaction(transaction_id).await, shard).map(|row| row.status)
-    }
-
-    fn account(&mut self, shard: ShardNumber, account: &AccountId) -> Option<AccountSeen> {
-        let row = self.ask(async |shard| shard.account(account).await, shard)?;
-        Some(AccountSeen { closed: row.closed, balances: row.balances })
-    }
-
-    fn history(&mut self, shard: ShardNumber, account: &AccountId) -> Vec<Entry> {
-        let range = HistoryRange { limit: 1_000_000, ..HistoryRange::default() };
-        let mut entries = self.ask(async |shard| shard.history(account, &range).await, shard);
-        entries.reverse();
-        entries
-    }
-
-    fn totals(&mut self, shard: ShardNumber) -> Vec<(Currency, i128, i128)> {
-        self.ask(async |shard| shard.totals().await, shard).currencies
-    }
-
-    fn open_branches(&mut self, shard: ShardNumber) -> usize {
-        let ever = Timestamp::from_micros(i64::MAX);
-        let of_others = self.ask(async |shard| shard.orphans(ever, 1_000).await, shard).len();
-        of_others + self.ask(async |shard| shard.in_doubt().await, shard).len()
-    }
-
-    fn expire_holds(&mut self, shard: ShardNumber) {
-        while self.ask(async |shard| shard.expire_holds(100).await, shard) > 0 {}
     }
 }

@@ -47,7 +47,7 @@ async fn hostile_text_is_kept_word_for_word() {
             let run = Run { scene: &scene, plan: plan.clone(), faults: &mut faults };
             run.drive().await.unwrap();
             let shard = &scene.shards[owner.0 as usize];
-            let found = shard.transaction(transaction_id).await.unwrap().unwrap();
+            let found = shard.transaction(transaction_id, transaction_id).await.unwrap().unwrap();
             assert_eq!(found.status.plan, plan, "the record is what was asked for");
             for account in [from, to] {
                 let account_id = AccountId::parse(account).unwrap();

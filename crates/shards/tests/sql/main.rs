@@ -8,3 +8,4 @@ mod opening;
 mod proxy;
 mod scene;
 mod servers;
+mod world;

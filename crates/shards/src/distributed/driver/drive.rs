@@ -154,7 +154,7 @@ impl Drive<'_> {
         tokio::time::sleep(patience.max(Duration::from_millis(2))).await;
         let transaction_id = self.machine.plan().transaction_id;
         let owner = self.machine.plan().owner();
-        match self.inner.link(owner).shard().transaction(transaction_id).await {
+        match self.inner.link(owner).shard().transaction(transaction_id, transaction_id).await {
             Ok(Some(row)) => {
                 let (machine, effects) = Machine::resume(row.status, self.inner.lease_from_now());
                 self.machine = machine;

@@ -84,11 +84,12 @@ impl Query<'_> {
 
     pub(super) async fn transaction(
         &mut self,
+        recorded_under: TransactionId,
         transaction_id: TransactionId,
     ) -> Result<Option<TransactionRow>, Failure> {
         let statement =
             format!("SELECT {} FROM transactions WHERE transaction_id = ?", TRANSACTIONS.column_list());
-        let found = self.ask(&statement, &[Cell::Id(transaction_id)]).await?;
+        let found = self.ask(&statement, &[Cell::Id(recorded_under)]).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let status = rows::status(row)?;
         // What refers to it is only ever added, and only to what is finished: a later one does not contradict the record.

@@ -5,8 +5,8 @@ use coordinator::port::{Claim, Entry, Lease, PhaseStatus, Reference, ShardNumber
 use ledger::{AccountId, Currency, Sequence, Timestamp, TransactionId};
 
 use super::cell::{Cell, Row};
+use super::content::{self, Stored};
 use super::failure::Failure;
-use crate::distributed::content::{self, Stored};
 
 pub(super) fn currency(row: &Row, index: usize) -> Result<Currency, Failure> {
     let numeric = row.number(index)?;

@@ -1,0 +1,163 @@
+//! Shards in Redis: one partition of the accounts on one node.
+//!
+//! The rules of money are those of every shard, [`coordinator::book`]; here rows are strings in a node's memory:
+//!
+//! ```text
+//! steps ──> worker   load rows with the partition's version; run the book; a script stores what changed if the version still stands
+//! ```
+//!
+//! The script is one atomic act of the node, barrier and record with the money. Whoever comes second, of several instances, finds another
+//! version, loads again and tries again. All keys of partition N begin with `{jigap:N}:`, so that they are in one slot.
+//!
+//! What is answered is as durable as the node makes it: `appendonly yes` with `appendfsync always`, or a crash of the node loses it.
+
+mod node;
+mod store;
+mod worker;
+
+use std::time::Duration;
+
+use coordinator::port::{Answer, Claim, Entry, NoAnswer, PhaseStatus, ShardNumber, Step};
+use ledger::{AccountId, Balance, Currency, Sequence, Timestamp, TransactionId};
+use tokio::sync::watch;
+
+use node::Node;
+use store::Keys;
+use worker::Worker;
+
+use super::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow, clock, rows};
+
+/// A node that cannot be used, and what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct RedisError(String);
+
+/// A partition on a Redis node.
+pub struct RedisShard {
+    node: Node,
+    keys: Keys,
+    worker: Worker,
+}
+
+impl RedisShard {
+    /// Opens a partition on the node at `redis://[user:password@]host:port[/database]`. When the address changes, what follows goes to the
+    /// new one. A node that is another partition already is refused.
+    pub async fn open(
+        address: watch::Receiver<String>,
+        number: ShardNumber,
+        timeout: Duration,
+    ) -> Result<RedisShard, RedisError> {
+        let node = Node::new(address, timeout);
+        let keys = Keys::of(number);
+        node.check_durability().await.map_err(|failure| RedisError(failure.to_string()))?;
+        let worker = Worker::start(node.clone(), keys.clone());
+        Ok(RedisShard { node, keys, worker })
+    }
+
+    /// The records of these transactions, in order; those that are gone meanwhile are left out.
+    async fn records(&self, ids: Vec<TransactionId>) -> Result<Vec<PhaseStatus>, NoAnswer> {
+        let keys = ids.into_iter().map(|id| self.keys.record(id)).collect();
+        let found = self.node.rows(keys).await.map_err(|failure| failure.before_commit())?;
+        let found = found.into_iter().flatten().map(|row| rows::status(&row));
+        found.collect::<Result<_, _>>().map_err(|failure| failure.before_commit())
+    }
+}
+
+#[async_trait::async_trait]
+impl Shard for RedisShard {
+    async fn execute(&self, steps: Vec<Step>) -> Vec<Result<Answer, NoAnswer>> {
+        self.worker.execute(steps).await
+    }
+
+    async fn account(&self, account: &AccountId) -> Result<Option<AccountRow>, NoAnswer> {
+        let seen = store::account(&self.node, &self.keys, account).await;
+        let Some((state, balances, counter)) = seen.map_err(|failure| failure.before_commit())? else {
+            return Ok(None);
+        };
+        let shown = |(currency, one): &(Currency, coordinator::book::Balances)| {
+            (*currency, Balance { available: one.available, held: one.held })
+        };
+        Ok(Some(AccountRow {
+            account_id: account.clone(),
+            opened_at: state.opened_at,
+            metadata: state.metadata,
+            closed: state.closed,
+            balances: balances.iter().map(shown).collect(),
+            sequence: counter.sequence,
+            timestamp: counter.timestamp,
+        }))
+    }
+
+    async fn history(&self, account: &AccountId, range: &HistoryRange) -> Result<Vec<Entry>, NoAnswer> {
+        let found = store::history(&self.node, &self.keys, account, range).await;
+        found.map_err(|failure| failure.before_commit())
+    }
+
+    async fn claim(&self, transaction_id: TransactionId) -> Result<Option<Claim>, NoAnswer> {
+        let found = async {
+            let found = self.node.rows(vec![self.keys.claim(transaction_id)]).await?;
+            found.into_iter().flatten().next().map(|row| rows::claim(&row)).transpose()
+        };
+        Ok(found.await.map_err(|failure| failure.before_commit())?.map(|(_, claim)| claim))
+    }
+
+    async fn transaction(
+        &self,
+        recorded_under: TransactionId,
+        transaction_id: TransactionId,
+    ) -> Result<Option<TransactionRow>, NoAnswer> {
+        let Some(status) = self.records(vec![recorded_under]).await?.pop() else { return Ok(None) };
+        let fate = async {
+            let found = self.node.rows(vec![self.keys.fate(transaction_id)]).await?;
+            found.into_iter().flatten().next().map(|row| rows::fate(&row)).transpose()
+        };
+        let fate = fate.await.map_err(|failure| failure.before_commit())?;
+        let references = fate.and_then(|(_, fate)| fate.reference).into_iter().collect();
+        Ok(Some(TransactionRow { status, references }))
+    }
+
+    async fn unfinished(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
+        let now = clock::now();
+        let mut found = self.in_flight(limit).await?;
+        found.retain(|status| status.lease.as_ref().is_none_or(|lease| lease.until <= now));
+        Ok(found)
+    }
+
+    async fn in_flight(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
+        let ids = self.node.oldest(self.keys.unfinished(), i64::MAX, limit).await;
+        self.records(ids.map_err(|failure| failure.before_commit())?).await
+    }
+
+    async fn orphans(&self, before: Timestamp, limit: usize) -> Result<Vec<Orphan>, NoAnswer> {
+        let found = async {
+            let ids = self.node.oldest(self.keys.taken(), before.as_micros() - 1, limit).await?;
+            let keys = ids.into_iter().map(|id| self.keys.branch(id)).collect();
+            let found = self.node.rows(keys).await?;
+            found.into_iter().flatten().map(|row| rows::branch(&row)).collect::<Result<Vec<_>, _>>()
+        };
+        let found = found.await.map_err(|failure| failure.before_commit())?;
+        let elsewhere = found.into_iter().filter(|(_, branch)| branch.owner != self.keys.number());
+        Ok(elsewhere.map(|(transaction_id, branch)| Orphan { transaction_id, owner: branch.owner }).collect())
+    }
+
+    async fn expire_holds(&self, limit: usize) -> Result<usize, NoAnswer> {
+        let lapsed = self.node.oldest(self.keys.expiring(), clock::now().as_micros(), limit).await;
+        let lapsed = lapsed.map_err(|failure| failure.before_commit())?;
+        if lapsed.is_empty() {
+            return Ok(0);
+        }
+        self.worker.expire_holds(lapsed).await
+    }
+
+    async fn totals(&self) -> Result<ShardTotals, NoAnswer> {
+        store::totals(&self.node, &self.keys).await.map_err(|failure| failure.before_commit())
+    }
+}
+
+/// Where a partition's version is, besides its last event and how many accounts it has.
+struct Position {
+    version: i64,
+    sequence: Sequence,
+    timestamp: Timestamp,
+    accounts: i64,
+}

@@ -1,0 +1,346 @@
+//! Shards in Redis: the suite of every shard, instances that meet, nodes that die, addresses that change; and what happens without a
+//! coordinator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coordinator::conformance::{self, Options};
+use coordinator::port::{
+    Answer, Claim, Entry, NoAnswer, Operation, PhaseStatus, Protocol, ShardNumber, Step,
+};
+use ledger::{AccountId, Command, RefusalCode, Timestamp, TransactionId};
+use shards::distributed::partition_map::{PartitionMap, ZooKeeper};
+use shards::distributed::redis::RedisShard;
+use shards::distributed::{
+    AccountRow, Architecture, Config, Coordination, Driver, HistoryRange, Orphan, Shard, ShardTotals,
+    TransactionRow,
+};
+use shards::wallet::{Located, TransactionAnswer, Wallet, currency_totals};
+use testbed::{Server, redis, zookeeper};
+use tokio::sync::watch;
+
+use crate::wallet::{available, commands, fund, names, open, runtime, settled, transfer};
+use crate::world::Sharded;
+
+/// Every how many cases of the suite one is run here. `JIGAP_REDIS_STRIDE=1` runs them all.
+const STRIDE: usize = 29;
+const TIMEOUT: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn nodes(count: usize) -> (Vec<Server>, Vec<String>) {
+    (0..count).map(|_| redis().unwrap()).unzip()
+}
+
+fn config(architecture: Architecture, urls: &[String]) -> Config {
+    let mut config = Config::new(architecture, urls.to_vec());
+    config.instance = fastrand::u64(..);
+    config.lease = Duration::from_secs(1);
+    config.step_timeout = TIMEOUT;
+    config
+}
+
+async fn wallet(architecture: Architecture, urls: &[String]) -> Driver {
+    Driver::open(&config(architecture, urls)).await.unwrap()
+}
+
+#[test]
+fn shards_in_redis_conform() {
+    let number = |name: &str, or: usize| std::env::var(name).map_or(or, |text| text.parse().unwrap());
+    let (_nodes, urls) = nodes(3);
+    let runtime = runtime();
+    let shards: Vec<Arc<dyn Shard>> = runtime.block_on(async {
+        let mut shards: Vec<Arc<dyn Shard>> = Vec::new();
+        for (shard, url) in (0..).map(ShardNumber).zip(&urls) {
+            let address = watch::channel(url.clone()).1;
+            shards.push(Arc::new(RedisShard::open(address, shard, TIMEOUT).await.unwrap()));
+        }
+        // The suite expects that the world outside has no room for a deposit of nearly everything, on any shard.
+        let wallet = wallet(Architecture::RedisTcc, &urls).await;
+        let ballast = names("ballast", 30);
+        open(&wallet, &ballast).await;
+        fund(&wallet, &ballast, 100_000).await;
+        shards
+    });
+    let seed = number("JIGAP_SEED", fastrand::usize(..)) as u64;
+    println!("JIGAP_SEED={seed}");
+    let mut world = Sharded { shards, runtime: runtime.handle().clone() };
+    let options = Options {
+        protocols: vec![Protocol::Tcc, Protocol::Saga],
+        stride: number("JIGAP_REDIS_STRIDE", STRIDE),
+        seed,
+        run: 1,
+    };
+    let report = conformance::run(&mut world, &options).unwrap_or_else(|failure| panic!("{failure}"));
+    println!("Redis: {} cases, {} steps", report.count(), report.steps);
+}
+
+#[test]
+fn redis_answers_as_the_ledger_would_and_survives_its_nodes() {
+    let (mut servers, urls) = nodes(2);
+    let runtime = runtime();
+    let wallet = runtime.block_on(async {
+        let wallet = wallet(Architecture::RedisTcc, &urls).await;
+        commands(&wallet, "redis-tcc").await;
+        settled(&wallet).await;
+        wallet
+    });
+    let all = names("survivors", 8);
+    runtime.block_on(async {
+        open(&wallet, &all).await;
+        fund(&wallet, &all, 1_000).await;
+    });
+    let mut answers = Vec::new();
+    for round in 0..6 {
+        let transfers: Vec<_> = (0..40).map(|_| random_transfer(&all)).collect();
+        let asked: Vec<_> = transfers
+            .iter()
+            .map(|one| {
+                let (wallet, one) = (wallet.clone(), one.clone());
+                runtime.spawn(async move { wallet.transfers(vec![one]).await.remove(0) })
+            })
+            .collect();
+        // With every write synced, a node that is killed keeps what it answered.
+        let victim = &mut servers[round % 2];
+        victim.kill();
+        victim.restart().unwrap();
+        for (one, answer) in transfers.into_iter().zip(asked) {
+            answers.push((one, runtime.block_on(answer).unwrap().unwrap()));
+        }
+    }
+    runtime.block_on(async {
+        settled(&wallet).await;
+        for (one, answer) in answers {
+            let again = wallet.transfers(vec![one]).await.remove(0).unwrap();
+            assert_eq!(
+                (again.value.outcome, again.value.sequence),
+                (answer.value.outcome, answer.value.sequence)
+            );
+        }
+    });
+}
+
+fn random_transfer(all: &[String]) -> ledger::Transfer {
+    let from = fastrand::usize(..all.len());
+    let to = (from + fastrand::usize(1..all.len())) % all.len();
+    transfer(&all[from], &all[to], 3)
+}
+
+#[test]
+fn instances_that_write_the_same_partitions_lose_nothing() {
+    let (_servers, urls) = nodes(2);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let wallets =
+            [wallet(Architecture::RedisTcc, &urls).await, wallet(Architecture::RedisTcc, &urls).await];
+        let all = names("shared", 6);
+        open(&wallets[0], &all).await;
+        fund(&wallets[0], &all, 500).await;
+        let asked: Vec<_> = (0..200)
+            .map(|number| {
+                let (wallet, one) = (wallets[number % 2].clone(), random_transfer(&all));
+                tokio::spawn(async move { wallet.transfers(vec![one]).await.remove(0).unwrap() })
+            })
+            .collect();
+        for answer in asked {
+            answer.await.unwrap();
+        }
+        settled(&wallets[1]).await;
+        let mut sum = 0;
+        for name in &all {
+            sum += available(&wallets[1], name).await;
+        }
+        assert_eq!(sum, 3_000);
+    });
+}
+
+#[test]
+fn a_partition_that_moves_is_followed_without_a_restart() {
+    let (mut servers, urls) = nodes(3);
+    let (_ensemble, address) = zookeeper(1).unwrap();
+    let runtime = runtime();
+    runtime.block_on(async {
+        let directory = ZooKeeper::parse(&address).unwrap();
+        let map = |partitions: &[&String]| PartitionMap {
+            partitions: partitions.iter().map(|&url| url.clone()).collect(),
+        };
+        crate::partition_map::publish(&directory, &map(&[&urls[0], &urls[1]])).await;
+        let mut config = config(Architecture::RedisTcc, &[]);
+        config.zookeeper = Some(address.clone());
+        let wallet = Driver::open(&config).await.unwrap();
+        let all = names("movers", 6);
+        open(&wallet, &all).await;
+        fund(&wallet, &all, 100).await;
+        settled(&wallet).await;
+
+        // An operator copies the partition to another node, and says so.
+        let port = |url: &String| url.rsplit_once(':').unwrap().1.to_owned();
+        let copied = std::process::Command::new("redis-cli")
+            .args(["-p", &port(&urls[2]), "REPLICAOF", "127.0.0.1", &port(&urls[1])])
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        in_sync(&port(&urls[2])).await;
+        let promoted = std::process::Command::new("redis-cli")
+            .args(["-p", &port(&urls[2]), "REPLICAOF", "NO", "ONE"])
+            .status()
+            .unwrap();
+        assert!(promoted.success());
+        crate::partition_map::publish(&directory, &map(&[&urls[0], &urls[2]])).await;
+        servers[1].kill();
+        // Whichever accounts were on the node that is gone: all answer, and money moves.
+        for (from, to) in all.iter().zip(all.iter().cycle().skip(1)) {
+            let answer = tokio::time::timeout(PATIENCE, wallet.transfers(vec![transfer(from, to, 1)])).await;
+            answer.expect("the new node is used").remove(0).unwrap().value.outcome.unwrap();
+        }
+        settled(&wallet).await;
+    });
+}
+
+/// Waits until a replica has everything.
+async fn in_sync(port: &str) {
+    let synced = || {
+        let asked =
+            std::process::Command::new("redis-cli").args(["-p", port, "INFO", "replication"]).output();
+        String::from_utf8_lossy(&asked.unwrap().stdout).contains("master_link_status:up")
+    };
+    tokio::time::timeout(PATIENCE, async {
+        while !synced() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the replica catches up");
+}
+
+/// The chapter's first design: a crash between two updates loses half a transfer; adding up finds it; a repeat gives it.
+#[test]
+fn without_a_coordinator_half_a_transfer_can_be_lost_and_is_found() {
+    let (_servers, urls) = nodes(2);
+    let runtime = runtime();
+    let difference = |totals: &[Located<ShardTotals>]| -> i128 {
+        currency_totals(totals).iter().map(shards::wallet::CurrencyTotal::difference).sum()
+    };
+    let lost = runtime.block_on(async {
+        let wallet = wallet(Architecture::Redis, &urls).await;
+        let all = names("plain", 8);
+        open(&wallet, &all).await;
+        fund(&wallet, &all, 100).await;
+        let refused = transfer(&all[0], "nobody", 5);
+        let refusal = wallet.transfers(vec![refused]).await.remove(0).unwrap().value.outcome.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::AccountNotFound);
+        for (from, to) in all.iter().zip(all.iter().skip(1)) {
+            let one = transfer(from, to, 5);
+            let answer = wallet.transfers(vec![one.clone()]).await.remove(0).unwrap().value;
+            answer.outcome.unwrap();
+            let again = wallet.transfers(vec![one.clone()]).await.remove(0).unwrap().value;
+            assert_eq!((again.outcome, again.replayed), (answer.outcome, true));
+            let told = wallet.transaction(one.transaction_id).await.unwrap().unwrap().value;
+            assert!(matches!(told, TransactionAnswer::Finished { .. }), "{told:?}");
+        }
+        let close = Command::CloseAccount {
+            transaction_id: crate::wallet::id(),
+            account: AccountId::parse(&all[0]).unwrap().into(),
+        };
+        assert!(wallet.command(close).await.is_err(), "more than transfers is not supported");
+        assert_eq!(difference(&wallet.totals().await.unwrap()), 0);
+
+        // The instance dies when the payer has paid and the payee has not got anything.
+        let mut of_shard = [Vec::new(), Vec::new()];
+        for name in &all {
+            let located = wallet.account(&AccountId::parse(name).unwrap()).await.unwrap().unwrap();
+            of_shard[located.partition as usize].push(name.clone());
+        }
+        let (payer, payee) = (&of_shard[0][0], &of_shard[1][0]);
+        let lost = transfer(payer, payee, 7);
+        let before = available(&wallet, payer).await;
+        let doomed = doomed(&urls).await;
+        let asked = tokio::spawn({
+            let lost = lost.clone();
+            async move { doomed.transfers(vec![lost]).await }
+        });
+        tokio::time::timeout(PATIENCE, async {
+            while available(&wallet, payer).await == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("the payer pays");
+        asked.abort();
+        lost
+    });
+    drop(runtime);
+    let runtime = crate::wallet::runtime();
+    runtime.block_on(async {
+        let wallet = wallet(Architecture::Redis, &urls).await;
+        assert_eq!(difference(&wallet.totals().await.unwrap()), -7, "half a transfer is lost, and found");
+        let told = wallet.transaction(lost.transaction_id).await.unwrap().unwrap().value;
+        assert!(matches!(told, TransactionAnswer::InFlight(_)), "{told:?}");
+        let answer = wallet.transfers(vec![lost]).await.remove(0).unwrap().value;
+        answer.outcome.unwrap();
+        assert_eq!(difference(&wallet.totals().await.unwrap()), 0, "whoever repeats it gives the other half");
+    });
+}
+
+/// A wallet whose credits never arrive.
+async fn doomed(urls: &[String]) -> Driver {
+    let mut shards: Vec<Arc<dyn Shard>> = Vec::new();
+    for (shard, url) in (0..).map(ShardNumber).zip(urls) {
+        let shard = RedisShard::open(watch::channel(url.clone()).1, shard, TIMEOUT).await.unwrap();
+        shards.push(Arc::new(WithoutCredits(shard)));
+    }
+    Driver::start(shards, Coordination::None, &config(Architecture::Redis, urls))
+}
+
+/// A shard to which the way is cut for the second of two updates.
+struct WithoutCredits(RedisShard);
+
+#[async_trait::async_trait]
+impl Shard for WithoutCredits {
+    async fn execute(&self, steps: Vec<Step>) -> Vec<Result<Answer, NoAnswer>> {
+        let is_credit = |step: &Step| matches!(step, Step::Branch { record, operation: Some(Operation::Apply(_)), .. } if record.is_empty());
+        if steps.iter().any(is_credit) {
+            std::future::pending::<()>().await;
+        }
+        self.0.execute(steps).await
+    }
+
+    async fn account(&self, account: &AccountId) -> Result<Option<AccountRow>, NoAnswer> {
+        self.0.account(account).await
+    }
+
+    async fn history(&self, account: &AccountId, range: &HistoryRange) -> Result<Vec<Entry>, NoAnswer> {
+        self.0.history(account, range).await
+    }
+
+    async fn claim(&self, transaction_id: TransactionId) -> Result<Option<Claim>, NoAnswer> {
+        self.0.claim(transaction_id).await
+    }
+
+    async fn transaction(
+        &self,
+        recorded_under: TransactionId,
+        transaction_id: TransactionId,
+    ) -> Result<Option<TransactionRow>, NoAnswer> {
+        self.0.transaction(recorded_under, transaction_id).await
+    }
+
+    async fn unfinished(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
+        self.0.unfinished(limit).await
+    }
+
+    async fn in_flight(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
+        self.0.in_flight(limit).await
+    }
+
+    async fn orphans(&self, before: Timestamp, limit: usize) -> Result<Vec<Orphan>, NoAnswer> {
+        self.0.orphans(before, limit).await
+    }
+
+    async fn expire_holds(&self, limit: usize) -> Result<usize, NoAnswer> {
+        self.0.expire_holds(limit).await
+    }
+
+    async fn totals(&self) -> Result<ShardTotals, NoAnswer> {
+        self.0.totals().await
+    }
+}
