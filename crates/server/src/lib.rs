@@ -12,6 +12,7 @@ mod connections;
 mod events;
 mod grpc;
 mod metrics;
+mod position;
 mod query;
 mod routes;
 mod webhooks;
@@ -31,6 +32,7 @@ use batcher::Batcher;
 use events::Events;
 pub use events::EventsConfig;
 use metrics::NetworkMetrics;
+use position::Positions;
 use webhooks::Webhooks;
 pub use webhooks::{Reach, WebhookStore, WebhookStoreError, WebhooksConfig};
 
@@ -78,6 +80,7 @@ impl Default for Config {
 pub(crate) struct Node {
     pub(crate) partition: Partition,
     pub(crate) history: Arc<History>,
+    pub(crate) positions: Arc<Positions>,
     pub(crate) batcher: Batcher,
     pub(crate) events: Events,
     pub(crate) webhooks: Option<Webhooks>,
@@ -121,8 +124,12 @@ impl Ready {
         let webhooks = self.shared.config.webhooks.clone();
         let webhooks =
             webhooks.map(|config| Webhooks::start(config, partition.clone(), events.clone(), stopping));
+        let positions =
+            Positions::start(&history).expect("a process that has just recovered can start one more thread");
         let past_states = Arc::new(Semaphore::new(PAST_STATES_MAX));
-        self.set(Backend::EventSourced(Node { partition, history, batcher, events, webhooks, past_states }));
+        let positions = Arc::new(positions);
+        let node = Node { partition, history, positions, batcher, events, webhooks, past_states };
+        self.set(Backend::EventSourced(node));
     }
 
     /// From now on requests are served by a wallet over shards.

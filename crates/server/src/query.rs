@@ -18,6 +18,7 @@ use views::{History, HistoryError, HistoryPage, HistoryQuery, Moment, PastAccoun
 
 use crate::Node;
 use crate::backend::{Account, Backend, not_answered};
+use crate::position::Unreached;
 
 /// How many entries of a history are answered unless the client asks for another number.
 pub(crate) const HISTORY_LIMIT: usize = 50;
@@ -227,13 +228,14 @@ pub(crate) async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(
     let Some(sequence) = position.filter(|sequence| node.history.position() < *sequence) else {
         return Ok(());
     };
-    let history = Arc::clone(&node.history);
-    let reached = tokio::task::spawn_blocking(move || history.wait_for(sequence, POSITION_PATIENCE)).await;
-    if reached.unwrap_or(false) {
-        return Ok(());
-    }
-    let detail = format!("the read side has not reached {} within a second", sequence.0);
-    Err(Problem::new(Code::Unavailable, detail))
+    let reached = node.positions.reach(sequence, POSITION_PATIENCE).await;
+    reached.map_err(|why| match why {
+        Unreached::TooLate => {
+            let detail = format!("the read side has not reached {} within a second", sequence.0);
+            Problem::new(Code::Unavailable, detail)
+        }
+        Unreached::TooMany => Problem::new(Code::Overloaded, "too many queries wait for a position already"),
+    })
 }
 
 /// An account as it stands.

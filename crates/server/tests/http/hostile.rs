@@ -94,7 +94,7 @@ fn slow_and_half_open_clients_are_dropped_and_hold_nobody_up() {
 }
 
 /// What this process has in memory, the server included.
-fn resident_size_bytes() -> u64 {
+pub(crate) fn resident_size_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("the resident size");
     let kibibytes = line.split_whitespace().nth(1).and_then(|size| size.parse::<u64>().ok());
@@ -102,11 +102,12 @@ fn resident_size_bytes() -> u64 {
 }
 
 /// Raises the number of files that this process may have open.
-fn raise_open_files_limit(wanted: u64) {
+pub(crate) fn raise_open_files_limit(wanted: u64) {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
     assert!(hard >= wanted, "{wanted} open files are needed, {hard} are allowed: raise `ulimit -Hn`");
-    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    let current = limit.current.map(|current| current.max(wanted));
+    let raised = Rlimit { current, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).expect("below the hard limit it may be raised");
 }
 

@@ -1,8 +1,11 @@
 //! The read side.
 
+use std::io::{Read, Write};
+
 use serde_json::{Value, json};
 
-use crate::harness::Wallet;
+use crate::harness::{Wallet, parse};
+use crate::hostile::raise_open_files_limit;
 
 #[test]
 fn history_is_newest_first_in_pages_with_running_balances() {
@@ -135,6 +138,42 @@ fn operations_endpoints_answer() {
         let code = if answer.status >= 400 { answer.problem() } else { String::new() };
         assert!(code != "route_not_found" && code != "method_not_allowed", "{} {}", route.method, route.path);
     }
+}
+
+#[test]
+fn a_thousand_queries_that_wait_for_a_position_need_no_threads_and_hold_up_nobody() {
+    let threads = || std::fs::read_dir("/proc/self/task").expect("Linux").count();
+    raise_open_files_limit(2_500);
+    let wallet = Wallet::start();
+    wallet.open(&["alice", "bob"]);
+    wallet.deposit("alice", "100.00", "USD");
+    assert_eq!(wallet.get("/v1/wallet/accounts/alice/history").status, 200);
+    let before = threads();
+    // Every other one waits for what never comes.
+    let ask = |position: u64| {
+        let mut stream = wallet.connect();
+        let head = format!(
+            "GET /v1/wallet/accounts/alice HTTP/1.1\r\nhost: w\r\nconnection: close\r\nx-wallet-position: 0:{position}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("it is sent");
+        (position, stream)
+    };
+    let waiting: Vec<_> = [4, 1_000_000].into_iter().cycle().take(1000).map(ask).collect();
+    assert_eq!(wallet.get("/v1/wallet/accounts/alice/history").status, 200);
+    assert!(threads() < before + 50, "{} threads, {before} before", threads());
+    wallet.transfer("alice", "bob", "1.00", "USD").ok();
+    for (position, mut stream) in waiting {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let answer = parse(&answer);
+        // On a machine that is busy, some of those that could be answered have waited their second.
+        match answer.status {
+            200 => assert!(position == 4 && answer.text.contains("\"99.00\""), "{position}: {answer:?}"),
+            _ => assert_eq!((answer.status, answer.problem().as_str()), (503, "unavailable")),
+        }
+    }
+    let in_time = wallet.request("GET", "/v1/wallet/accounts/bob", &[("x-wallet-position", "0:4")], b"");
+    assert_eq!(in_time.ok()["balances"][0]["available"], "1.00");
 }
 
 #[test]
