@@ -14,6 +14,7 @@ use shards::distributed;
 use shards::partition::{self, OnFatal, OpenError, Partition};
 use shards::wallet::Wallet;
 use storage::objects::Purpose;
+use storage::open_files;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -34,6 +35,8 @@ pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
     let settings = Settings::load(flags)?;
     let shards = settings.shards()?;
     logging::start(&settings);
+    // Every connection is one, and every subscriber has a connection.
+    open_files::raise_limit();
     let runtime = network_runtime(&settings).context("cannot start the asynchronous runtime")?;
     match shards {
         Some(shards) => runtime.block_on(serve_shards(&settings, shards))?,
@@ -150,6 +153,7 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
             buffer_events: count("events-buffer"),
             patience: time("events-patience"),
             heartbeat: time("events-heartbeat"),
+            ..EventsConfig::default()
         },
         ..Config::default()
     })

@@ -12,6 +12,7 @@ mod block;
 mod mailbox;
 mod names;
 mod publisher;
+mod recent;
 mod sse;
 mod subscription;
 
@@ -26,9 +27,10 @@ use tokio::sync::{Semaphore, watch};
 pub(crate) use block::{Delivery, StreamEvent};
 use names::NameCache;
 use publisher::Registry;
+use recent::RecentFrames;
 pub(crate) use sse::{check_partition, check_position, serve, too_many};
 use subscription::Limits;
-pub(crate) use subscription::{Next, Subscription};
+pub(crate) use subscription::{Next, NoRoom, Subscription};
 
 /// Subscribers that may read the journal at the same time.
 const READERS_MAX: usize = 4;
@@ -40,6 +42,9 @@ pub struct EventsConfig {
     pub subscribers_max: usize,
     /// Events that may wait for one subscriber before it falls back to the journal.
     pub buffer_events: usize,
+    /// What may stay in memory for all live subscribers together: whoever is further behind falls back to the journal, even if few
+    /// events wait for it.
+    pub retained_size_bytes: u64,
     /// A subscriber that has fallen behind and reads nothing for so long is dropped.
     pub patience: Duration,
     /// A stream that is silent for so long says that it lives.
@@ -51,6 +56,7 @@ impl Default for EventsConfig {
         EventsConfig {
             subscribers_max: 12_000,
             buffer_events: 10_000,
+            retained_size_bytes: 256 << 20,
             patience: Duration::from_secs(30),
             heartbeat: Duration::from_secs(15),
         }
@@ -86,6 +92,7 @@ struct Shared {
     partition: Partition,
     names: NameCache,
     registry: Registry,
+    recent: RecentFrames,
     readers: Semaphore,
     metrics: EventsMetrics,
     /// Turns true when the server is told to stop.
@@ -102,6 +109,7 @@ impl Events {
         let shared = Arc::new(Shared {
             names: NameCache::new(partition.clone()),
             registry: Registry::default(),
+            recent: RecentFrames::default(),
             readers: Semaphore::new(READERS_MAX),
             metrics: EventsMetrics::default(),
             config,

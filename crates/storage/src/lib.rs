@@ -10,6 +10,7 @@ pub mod background;
 pub mod journal;
 pub mod memory;
 pub mod objects;
+pub mod open_files;
 pub mod proof;
 pub mod random;
 pub mod snapshot;

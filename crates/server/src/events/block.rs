@@ -10,16 +10,13 @@ use storage::journal::Frame;
 use super::names::NameCache;
 
 /// An event, and what was asked for where that alone tells what was refused.
+#[derive(Clone)]
 pub(crate) struct StreamEvent {
     pub(crate) record: Record,
     pub(crate) command: Option<Command>,
 }
 
 impl StreamEvent {
-    pub(super) fn concerns(&self, account: AccountNumber) -> bool {
-        self.accounts().any(|other| other == account)
-    }
-
     pub(super) fn accounts(&self) -> impl Iterator<Item = AccountNumber> {
         api::event::accounts(&self.record.event, self.command.as_ref()).into_iter().flatten()
     }
@@ -62,6 +59,8 @@ pub(super) fn last_of(frame: &Frame) -> Sequence {
 pub(crate) struct Block {
     partition: u32,
     pub(crate) events: Vec<StreamEvent>,
+    /// The size of all that had been handed out before.
+    pub(super) offset_bytes: u64,
     sse: OnceLock<Encoded>,
 }
 
@@ -72,8 +71,8 @@ struct Encoded {
 }
 
 impl Block {
-    pub(super) fn new(partition: u32, events: Vec<StreamEvent>) -> Block {
-        Block { partition, events, sse: OnceLock::new() }
+    pub(super) fn new(partition: u32, events: Vec<StreamEvent>, offset_bytes: u64) -> Block {
+        Block { partition, events, offset_bytes, sse: OnceLock::new() }
     }
 
     fn encoded(&self, names: &NameCache) -> &Encoded {
@@ -95,6 +94,12 @@ impl Block {
     /// Encodes now what live subscribers would encode later, on threads that have other things to do.
     pub(super) fn encode(&self, names: &NameCache) {
         self.encoded(names);
+    }
+
+    /// What it takes in memory once it is encoded, about: what events point to is not larger than their text.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let text = self.sse.get().map_or(0, |encoded| encoded.text.len());
+        (self.events.len() * size_of::<StreamEvent>() + 2 * text) as u64
     }
 }
 

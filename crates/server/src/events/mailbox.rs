@@ -8,8 +8,17 @@ use tokio::sync::Notify;
 
 use super::block::Delivery;
 
+/// How much may wait.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// Events of one subscriber.
+    pub(super) buffer_events: usize,
+    /// All mailboxes together: a delivery keeps its whole block in memory, even for one event of it, and all share the same blocks.
+    pub(super) retained_size_bytes: u64,
+}
+
 pub(super) struct Mailbox {
-    events_max: usize,
+    room: Room,
     inner: Mutex<Inner>,
     filled: Notify,
 }
@@ -20,6 +29,19 @@ struct Inner {
     events: usize,
     overflowed: Option<Instant>,
     closed: bool,
+}
+
+impl Inner {
+    /// Whether so much was handed out since the oldest delivery that this mailbox alone may keep it in memory.
+    fn is_old(&self, published_bytes: u64, room: Room) -> bool {
+        let oldest = self.waiting.front().map(|delivery| delivery.block.offset_bytes);
+        oldest.is_some_and(|oldest| published_bytes.saturating_sub(oldest) > room.retained_size_bytes)
+    }
+
+    fn overflow(&mut self) {
+        self.waiting = VecDeque::new();
+        self.overflowed = Some(Instant::now());
+    }
 }
 
 /// What is in the mailbox.
@@ -38,8 +60,8 @@ pub(super) enum Posted {
 }
 
 impl Mailbox {
-    pub(super) fn new(events_max: usize) -> Mailbox {
-        Mailbox { events_max, inner: Mutex::default(), filled: Notify::new() }
+    pub(super) fn new(room: Room) -> Mailbox {
+        Mailbox { room, inner: Mutex::default(), filled: Notify::new() }
     }
 
     /// One delivery always fits into an empty mailbox.
@@ -49,9 +71,9 @@ impl Mailbox {
             return Posted::Closed;
         }
         inner.events += delivery.count();
-        let posted = if inner.events > self.events_max && !inner.waiting.is_empty() {
-            inner.waiting = VecDeque::new();
-            inner.overflowed = Some(Instant::now());
+        let is_old = inner.is_old(delivery.block.offset_bytes, self.room);
+        let posted = if is_old || (inner.events > self.room.buffer_events && !inner.waiting.is_empty()) {
+            inner.overflow();
             Posted::Overflowed
         } else {
             inner.waiting.push_back(delivery);
@@ -60,6 +82,21 @@ impl Mailbox {
         drop(inner);
         self.filled.notify_one();
         posted
+    }
+
+    /// Whether it would take more. Gives up what is too old, for a mailbox that gets nothing new is not emptied otherwise.
+    pub(super) fn check(&self, published_bytes: u64) -> Posted {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Posted::Closed;
+        }
+        if !inner.is_old(published_bytes, self.room) {
+            return Posted::Taken;
+        }
+        inner.overflow();
+        drop(inner);
+        self.filled.notify_one();
+        Posted::Overflowed
     }
 
     /// The next in order. Dropping the future loses nothing.
@@ -97,7 +134,37 @@ impl Mailbox {
         self.lock().closed
     }
 
+    /// Since when it gets nothing more.
+    pub(super) fn overflowed(&self) -> Option<Instant> {
+        self.lock().overflowed
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::block::Block;
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_gets_nothing_new_gives_up_what_it_alone_keeps() {
+        let mailbox = Mailbox::new(Room { buffer_events: 10, retained_size_bytes: 1_000 });
+        let posted = |offset_bytes| {
+            mailbox.post(Delivery { block: Arc::new(Block::new(0, Vec::new(), offset_bytes)), places: None })
+        };
+        assert_eq!((posted(0), posted(900)), (Posted::Taken, Posted::Taken));
+        assert_eq!((mailbox.check(1_000), mailbox.overflowed()), (Posted::Taken, None));
+        // Once the first was taken, the second is the oldest.
+        assert!(matches!(mailbox.take().await, Mail::Delivery(_)));
+        assert_eq!(mailbox.check(1_001), Posted::Taken);
+        assert_eq!(mailbox.check(1_901), Posted::Overflowed);
+        assert!(matches!(mailbox.take().await, Mail::Overflowed(_)));
+        mailbox.close();
+        assert_eq!(mailbox.check(1_901), Posted::Closed);
     }
 }

@@ -42,6 +42,8 @@ struct Inner {
     position: Sequence,
     /// The publisher goes on from this position, even while nobody listens: it only looks now and then whether that is so.
     is_publishing: bool,
+    /// The size of all that was handed out so far.
+    published_bytes: u64,
     everything: Vec<Live>,
     by_account: HashMap<AccountNumber, Vec<Live>>,
 }
@@ -58,13 +60,20 @@ impl Inner {
         self.everything.is_empty() && self.by_account.is_empty()
     }
 
-    /// Forgets those who have gone.
-    fn sweep(&mut self) {
-        self.everything.retain(|live| !live.mailbox.is_closed());
+    /// Forgets those who have gone, and those who have fallen behind: how many these are.
+    fn sweep(&mut self) -> u64 {
+        let (published_bytes, mut behind) = (self.published_bytes, 0);
+        let mut is_live = |live: &Live| {
+            let posted = live.mailbox.check(published_bytes);
+            behind += u64::from(posted == Posted::Overflowed);
+            posted == Posted::Taken
+        };
+        self.everything.retain(&mut is_live);
         self.by_account.retain(|_, lives| {
-            lives.retain(|live| !live.mailbox.is_closed());
+            lives.retain(&mut is_live);
             !lives.is_empty()
         });
+        behind
     }
 }
 
@@ -154,7 +163,8 @@ impl Shared {
             if swept.elapsed() >= SWEEP_INTERVAL {
                 swept = Instant::now();
                 let mut inner = self.registry.lock();
-                inner.sweep();
+                let behind = inner.sweep();
+                self.metrics.fallen_behind.fetch_add(behind, Ordering::Relaxed);
                 // The next to join may begin elsewhere.
                 if inner.is_empty() {
                     return Ok(());
@@ -202,8 +212,9 @@ impl Shared {
             if !self.names.learn(&events) {
                 return Err(ReadEventsError::Stopping);
             }
-            let block = Arc::new(Block::new(self.partition.number(), events));
+            let block = Arc::new(Block::new(self.partition.number(), events, inner.published_bytes));
             block.encode(&self.names);
+            inner.published_bytes += block.size_bytes();
             self.hand_out(&mut inner, &block);
         }
         inner.position = last_of(frame);
@@ -262,6 +273,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mailbox::Room;
     use super::*;
 
     /// A subscriber left while the publisher was at work; the next one had read the journal up to 58 when 59 was handed out to nobody.
@@ -269,7 +281,8 @@ mod tests {
     #[test]
     fn whoever_joins_a_publisher_that_is_further_reads_the_journal_on() {
         let registry = Registry::default();
-        let joins = |after| registry.join(&Arc::new(Mailbox::new(10)), Sequence(after), None);
+        let room = Room { buffer_events: 10, retained_size_bytes: 1 << 20 };
+        let joins = |after| registry.join(&Arc::new(Mailbox::new(room)), Sequence(after), None);
         assert!(joins(58));
         *registry.lock() = Inner { position: Sequence(59), is_publishing: true, ..Inner::default() };
         assert!(!joins(58));

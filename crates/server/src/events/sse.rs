@@ -1,6 +1,6 @@
 //! `GET /v1/wallet/events`: a subscription as server-sent events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Form, Next, Subscription};
+use super::{Form, Next, NoRoom, Subscription};
 use crate::{Node, query};
 
 /// Pieces of text on their way to one connection, and the size of one: what it may hold besides its mailbox.
@@ -129,15 +129,36 @@ async fn run(
             Next::Dropped => (vec![last_event(partition, subscription.position(), "too_slow")], true),
             Next::Failed => (vec![last_event(partition, subscription.position(), "unreadable")], true),
         };
-        for piece in out {
-            if pieces.send(Ok(piece)).await.is_err() {
-                return;
+        let mut out = VecDeque::from(out);
+        if is_last {
+            return finish(subscription, out, &pieces).await;
+        }
+        while let Some(piece) = out.pop_front() {
+            match subscription.room(&pieces).await {
+                Ok(room) => room.send(Ok(piece)),
+                Err(NoRoom::Gone) => return,
+                Err(NoRoom::TooSlow) => {
+                    out.push_front(piece);
+                    out.push_back(last_event(partition, subscription.position(), "too_slow"));
+                    return finish(subscription, out, &pieces).await;
+                }
             }
         }
-        if is_last {
+        silent_until = Instant::now() + heartbeat;
+    }
+}
+
+/// Sends what is left, however long the client takes to read it. It is a subscriber no more.
+async fn finish(
+    subscription: Subscription,
+    rest: VecDeque<Bytes>,
+    pieces: &mpsc::Sender<Result<Bytes, Infallible>>,
+) {
+    drop(subscription);
+    for piece in rest {
+        if pieces.send(Ok(piece)).await.is_err() {
             return;
         }
-        silent_until = Instant::now() + heartbeat;
     }
 }
 

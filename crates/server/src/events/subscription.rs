@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ledger::{AccountNumber, Sequence};
-use storage::journal;
+use storage::journal::{self, Frame};
+use tokio::sync::mpsc;
 
-use super::block::{Block, Delivery, StreamEvent, events_after, last_of};
-use super::mailbox::{Mail, Mailbox};
+use super::block::{Block, Delivery, StreamEvent, last_of};
+use super::mailbox::{Mail, Mailbox, Room};
 use super::publisher::ReadEventsError;
+use super::recent::DecodedFrame;
 use super::{Form, Shared};
 
 /// Events that one look into the journal collects at most: what a slow subscriber holds in memory.
 const PAST_EVENTS_MAX: usize = 512;
 /// Frames that it looks through at most.
 const PAST_FRAMES_MAX: usize = 1024;
+/// How often it is looked at most whether a client that reads nothing is to be dropped.
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
 /// See [`super::Events::subscribe`]. Dropping it ends it.
 pub(crate) struct Subscription {
@@ -58,6 +63,15 @@ pub(crate) enum Next {
     Stopped,
     /// The journal cannot be read; nothing follows.
     Failed,
+}
+
+/// Why nothing more can be sent to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// It has gone.
+    Gone,
+    /// It has fallen behind and reads nothing: it is to be dropped.
+    TooSlow,
 }
 
 /// What the journal has.
@@ -115,6 +129,31 @@ impl Subscription {
         next
     }
 
+    /// Waits until the client has read enough of what was sent before.
+    pub(crate) async fn room<'sender, Part>(
+        &self,
+        to: &'sender mpsc::Sender<Part>,
+    ) -> Result<mpsc::Permit<'sender, Part>, NoRoom> {
+        let patience = self.shared.config.patience;
+        loop {
+            match tokio::time::timeout(patience.max(PATIENCE_MIN), to.reserve()).await {
+                Ok(room) => return room.map_err(|_| NoRoom::Gone),
+                Err(_) if self.is_behind_for(patience) => {
+                    self.shared.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+                    return Err(NoRoom::TooSlow);
+                }
+                // It has read nothing for long, and little enough waits for it.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whoever reads the journal is behind all that time.
+    fn is_behind_for(&self, time: Duration) -> bool {
+        let Some(Membership(mailbox)) = &self.mailbox else { return true };
+        mailbox.overflowed().is_some_and(|since| since.elapsed() > time)
+    }
+
     async fn advance(&mut self) -> Next {
         if let Some(Membership(mailbox)) = &self.mailbox {
             match mailbox.take().await {
@@ -137,16 +176,20 @@ impl Subscription {
     async fn catch_up(&mut self) -> Next {
         let Ok(reading) = self.shared.readers.acquire().await else { return Next::Stopped };
         let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
-        let (form, buffer_events) = (self.form, self.limits.buffer_events);
+        let form = self.form;
+        let room = Room {
+            buffer_events: self.limits.buffer_events,
+            retained_size_bytes: self.shared.config.retained_size_bytes,
+        };
         let read = tokio::task::spawn_blocking(move || {
             let past = shared.read_past(after, account)?;
             if !past.events.is_empty() && !shared.names.learn(&past.events) {
                 return Err(ReadEventsError::Stopping);
             }
-            let membership = || Membership(Arc::new(Mailbox::new(buffer_events)));
+            let membership = || Membership(Arc::new(Mailbox::new(room)));
             let joins = |joined: &Membership| shared.registry.join(&joined.0, past.position, account);
             let joined = past.is_all.then(membership).filter(joins);
-            let block = Block::new(shared.partition.number(), past.events);
+            let block = Block::new(shared.partition.number(), past.events, 0);
             if form == Form::Text {
                 block.encode(&shared.names);
             }
@@ -185,26 +228,40 @@ impl Shared {
         let reader = self.partition.reader();
         let committed = self.partition.committed();
         let mut past = Past { events: Vec::new(), position: after, is_all: false };
-        let Some(first) = reader.frame_containing(journal::Sequence(after.0 + 1))? else {
-            past.is_all = true;
-            return Ok(past);
-        };
-        let index = first.index();
-        let mut later = None;
-        let mut frame = Some(first);
+        // The frames from here on, while they are read from the journal.
+        let mut frames = None;
         for _ in 0..PAST_FRAMES_MAX {
+            let next = past.position.next();
+            if let Some(frame) = self.recent.containing(next) {
+                frames = None;
+                if !past.take(&frame, account) {
+                    return Ok(past);
+                }
+                continue;
+            }
+            if frames.is_none() {
+                let Some(first) = reader.frame_containing(journal::Sequence(next.0))? else {
+                    past.is_all = true;
+                    return Ok(past);
+                };
+                frames = Some(reader.frames_from(first.index()));
+            }
+            let read = frames.as_mut().and_then(Iterator::next).transpose()?;
             // The journal shows a frame a moment before it is told to be committed.
-            let Some(current) =
-                frame.filter(|frame| frame.sequence_count() == 0 || last_of(frame) <= committed)
-            else {
+            let is_committed =
+                |frame: &Arc<Frame>| frame.sequence_count() == 0 || last_of(frame) <= committed;
+            let Some(frame) = read.filter(is_committed) else {
                 past.is_all = true;
                 return Ok(past);
             };
-            if current.sequence_count() > 0 && !past.take(&current, account)? {
-                return Ok(past);
+            if frame.sequence_count() > 0 && last_of(&frame) >= next {
+                let damaged = |error| ReadEventsError::Body { after: past.position.0, error };
+                let frame = Arc::new(DecodedFrame::decode(&frame).map_err(damaged)?);
+                self.recent.keep(&frame);
+                if !past.take(&frame, account) {
+                    return Ok(past);
+                }
             }
-            let frames = later.get_or_insert_with(|| reader.frames_from(journal::FrameIndex(index.0 + 1)));
-            frame = frames.next().transpose()?;
         }
         Ok(past)
     }
@@ -212,24 +269,15 @@ impl Shared {
 
 impl Past {
     /// Takes what is wanted of a frame; false when that was enough.
-    fn take(
-        &mut self,
-        frame: &journal::Frame,
-        account: Option<AccountNumber>,
-    ) -> Result<bool, ReadEventsError> {
-        let after = self.position;
-        let damaged = |error| ReadEventsError::Body { after: after.0, error };
-        for event in events_after(frame, after).map_err(damaged)? {
-            let event = event.map_err(damaged)?;
+    fn take(&mut self, frame: &DecodedFrame, account: Option<AccountNumber>) -> bool {
+        for event in frame.wanted(self.position, account) {
             self.position = event.record.sequence;
-            if account.is_none_or(|account| event.concerns(account)) {
-                self.events.push(event);
-            }
+            self.events.push(event.clone());
             if self.events.len() == PAST_EVENTS_MAX {
-                return Ok(false);
+                return false;
             }
         }
-        self.position = last_of(frame);
-        Ok(true)
+        self.position = frame.last;
+        true
     }
 }

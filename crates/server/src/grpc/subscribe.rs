@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::events::{self, Delivery, Form, Next, Subscription};
+use crate::events::{self, Delivery, Form, Next, NoRoom, Subscription};
 use crate::{Node, query};
 
 /// Batches on their way to one client.
@@ -40,56 +40,66 @@ async fn run(node: Node, mut subscription: Subscription, batches: mpsc::Sender<R
     let heartbeat = node.events.config().heartbeat;
     // The first batch tells at once how far the ledger is.
     let mut silent_until = Instant::now();
-    loop {
+    let mut sent = subscription.position();
+    let last = loop {
         let next = tokio::select! {
             next = subscription.next() => next,
             () = tokio::time::sleep_until(silent_until) => Next::Position,
             () = batches.closed() => return,
         };
-        let position = subscription.position().0;
-        let ending = |why: &str| Status::unavailable(format!("unavailable: {why}; resume after {position}"));
-        let sent = match next {
-            Next::Events(delivery) => send(&node, &delivery, &batches).await,
+        if !matches!(next, Next::Events(_)) {
+            sent = subscription.position();
+        }
+        let ending = |why: &str, sent: Sequence| {
+            Status::unavailable(format!("unavailable: {why}; resume after {}", sent.0))
+        };
+        let went = match next {
+            Next::Events(delivery) => send(&node, &subscription, &delivery, &batches, &mut sent).await,
             Next::Position if Instant::now() < silent_until => continue,
-            Next::Position => batches.send(Ok(batch(&node, Vec::new(), position))).await.is_ok(),
-            Next::Stopped => {
-                // The client may have gone away meanwhile.
-                let _ = batches.send(Err(ending("the server is stopping"))).await;
-                return;
+            Next::Position => {
+                let room = subscription.room(&batches).await;
+                room.map(|room| room.send(Ok(batch(&node, Vec::new(), sent))))
             }
-            Next::Dropped => {
-                let _ = batches.send(Err(ending("the client read nothing for too long"))).await;
-                return;
-            }
+            Next::Stopped => break ending("the server is stopping", sent),
+            Next::Dropped => Err(NoRoom::TooSlow),
             Next::Failed => {
-                let problem = Problem::new(Code::Unavailable, "the journal cannot be read");
-                let _ = batches.send(Err(message::status(&problem))).await;
-                return;
+                break message::status(&Problem::new(Code::Unavailable, "the journal cannot be read"));
             }
         };
-        if !sent {
-            return;
+        match went {
+            Ok(()) => silent_until = Instant::now() + heartbeat,
+            Err(NoRoom::Gone) => return,
+            Err(NoRoom::TooSlow) => break ending("the client read nothing for too long", sent),
         }
-        silent_until = Instant::now() + heartbeat;
-    }
+    };
+    // It is a subscriber no more: this is for when it reads again, unless it has gone away meanwhile.
+    drop(subscription);
+    let _ = batches.send(Err(last)).await;
 }
 
-/// False when the client is gone.
-async fn send(node: &Node, delivery: &Delivery, batches: &mpsc::Sender<Result<EventBatch, Status>>) -> bool {
+/// Sends the events, and tells what the last one sent was.
+async fn send(
+    node: &Node,
+    subscription: &Subscription,
+    delivery: &Delivery,
+    batches: &mpsc::Sender<Result<EventBatch, Status>>,
+    sent: &mut Sequence,
+) -> Result<(), NoRoom> {
     let (partition, names) = (node.partition.number(), node.events.names());
     let mut events = delivery.events().peekable();
     while events.peek().is_some() {
-        let some = events.by_ref().take(BATCH_EVENTS_MAX);
-        let some = some.map(|event| message::event(partition, &event.record, event.command.as_ref(), names));
-        let some: Vec<_> = some.collect();
-        let position = some.last().map_or(0, |event| event.sequence);
-        if batches.send(Ok(batch(node, some, position))).await.is_err() {
-            return false;
-        }
+        let some: Vec<_> = events.by_ref().take(BATCH_EVENTS_MAX).collect();
+        let last = some.last().map_or(*sent, |event| event.record.sequence);
+        let some = some
+            .into_iter()
+            .map(|event| message::event(partition, &event.record, event.command.as_ref(), names))
+            .collect();
+        subscription.room(batches).await?.send(Ok(batch(node, some, last)));
+        *sent = last;
     }
-    true
+    Ok(())
 }
 
-fn batch(node: &Node, events: Vec<api::proto::Event>, position: u64) -> EventBatch {
-    EventBatch { events, position, committed: node.partition.committed().0 }
+fn batch(node: &Node, events: Vec<api::proto::Event>, position: Sequence) -> EventBatch {
+    EventBatch { events, position: position.0, committed: node.partition.committed().0 }
 }

@@ -1,9 +1,15 @@
 //! Events over gRPC, through the typed client.
 
+use std::time::Duration;
+
 use api::client::{Client, ClientError};
+use api::proto::wallet_client::WalletClient;
 use api::proto::{Event, SubscribeRequest};
 use serde_json::json;
+use server::{Config, EventsConfig};
+use tonic::transport::Endpoint;
 
+use crate::harness::Wallet;
 use crate::proxy::Proxy;
 use crate::{client, given, options, run, transfer, transfer_message};
 
@@ -63,6 +69,54 @@ fn what_makes_no_sense_is_refused_and_not_repeated() {
             let error = client(&wallet).subscribe(wrong.clone()).next().await.expect_err("it is wrong");
             assert!(matches!(error, ClientError::Failed(_)), "{wrong:?}: {error}");
         }
+    });
+}
+
+#[test]
+fn one_that_reads_nothing_is_dropped_and_told_where_to_resume() {
+    let events = EventsConfig {
+        buffer_events: 1_000,
+        patience: Duration::from_millis(100),
+        heartbeat: Duration::from_millis(10),
+        ..EventsConfig::default()
+    };
+    let wallet = Wallet::with_config(Config { events, ..Config::default() });
+    wallet.open(&["alice", "bob"]);
+    wallet.deposit("alice", "1000.00", "USD");
+    run(async {
+        let address = format!("http://{}", wallet.grpc_address);
+        let channel = Endpoint::from_shared(address).expect("an address").connect().await;
+        let mut client = WalletClient::new(channel.expect("it listens"));
+        let mut stream = client.subscribe(request(0, "")).await.expect("a stream").into_inner();
+        let is_dropped = || {
+            let metrics = wallet.get("/metrics").text;
+            let lines = ["jigap_events_dropped_total 1", "jigap_events_subscribers 0"];
+            lines.iter().all(|line| metrics.contains(line))
+        };
+        let mut rounds = 0;
+        while !is_dropped() {
+            rounds += 1;
+            assert!(rounds < 400, "it is never dropped");
+            let transfers: Vec<_> =
+                (0..200).map(|_| wallet.transfer_body("alice", "bob", "0.01", "USD")).collect();
+            wallet.post("/v1/wallet/balance_transfers", &json!({ "transfers": transfers })).ok();
+        }
+        let mut last = 0;
+        let status = loop {
+            match stream.message().await {
+                Ok(batch) => {
+                    for event in batch.expect("it ends with a status").events {
+                        assert_eq!(event.sequence, last + 1);
+                        last = event.sequence;
+                    }
+                }
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(status.message().ends_with(&format!("resume after {last}")), "after {last}: {status:?}");
+        let mut resumed = crate::client(&wallet).subscribe(request(last, ""));
+        assert_eq!(take(&mut resumed, 1).await[0].sequence, last + 1);
     });
 }
 

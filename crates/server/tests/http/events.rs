@@ -12,20 +12,20 @@ use crate::harness::{Wallet, parse};
 
 /// One event of a stream.
 #[derive(Debug, Clone, PartialEq)]
-struct Event {
+pub(crate) struct Event {
     id: String,
-    kind: String,
-    data: Value,
+    pub(crate) kind: String,
+    pub(crate) data: Value,
 }
 
 impl Event {
-    fn sequence(&self) -> u64 {
+    pub(crate) fn sequence(&self) -> u64 {
         self.id.strip_prefix("0:").and_then(|sequence| sequence.parse().ok()).expect("an id")
     }
 }
 
 /// Reads a stream as a browser would; its chunked encoding is taken off by hand.
-struct Stream {
+pub(crate) struct Stream {
     lines: BufReader<Chunks>,
 }
 
@@ -57,21 +57,30 @@ impl Read for Chunks {
 impl Stream {
     fn open(wallet: &Wallet, query: &str, last: Option<&str>) -> Stream {
         let mut connection = wallet.connect();
+        Stream::ask(&mut connection, query, last);
+        Stream::answered(connection)
+    }
+
+    /// Sends the request; the answer waits in the socket until it is read.
+    pub(crate) fn ask(connection: &mut TcpStream, query: &str, last: Option<&str>) {
         let last = last.map(|last| format!("last-event-id: {last}\r\n")).unwrap_or_default();
         let head = format!("GET /v1/wallet/events{query} HTTP/1.1\r\nhost: w\r\n{last}\r\n");
         connection.write_all(head.as_bytes()).expect("it is sent");
-        let mut connection = BufReader::new(connection);
+    }
+
+    pub(crate) fn answered(connection: TcpStream) -> Stream {
+        let mut connection = BufReader::with_capacity(1024, connection);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert!(connection.read_line(&mut head).expect("an answer") > 0, "{head}");
         }
         let answer = parse(head.as_bytes());
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")));
-        Stream { lines: BufReader::new(Chunks { connection, left: 0 }) }
+        Stream { lines: BufReader::with_capacity(1024, Chunks { connection, left: 0 }) }
     }
 
     /// The next event; `None` at the end. A comment is an event of the kind `comment`.
-    fn next(&mut self) -> Option<Event> {
+    pub(crate) fn next(&mut self) -> Option<Event> {
         let mut fields: Vec<(String, String)> = Vec::new();
         loop {
             let mut line = String::new();
@@ -262,12 +271,27 @@ fn nothing_is_lost_or_repeated_over_a_hundred_lost_connections() {
 
 #[test]
 fn a_slow_subscriber_falls_back_to_the_journal_and_one_that_reads_nothing_is_dropped() {
-    let config = |patience| {
-        let events = EventsConfig { buffer_events: 8, patience, ..EventsConfig::default() };
+    let config = |(buffer_events, retained_size_bytes, patience)| {
+        let events = EventsConfig { buffer_events, retained_size_bytes, patience, ..EventsConfig::default() };
         Config { events, ..Config::default() }
     };
-    for (patience, is_dropped) in [(Duration::from_secs(60), false), (Duration::ZERO, true)] {
-        let wallet = Wallet::with_config(config(patience));
+    let (patient, impatient) = (Duration::from_secs(60), Duration::from_millis(1));
+    // Its own buffer is full, or what all together keep in memory.
+    let rows = [
+        ((8, 1 << 30, patient), false),
+        ((1 << 30, 64 << 10, patient), false),
+        ((8, 1 << 30, impatient), true),
+    ];
+    for (limits, is_dropped) in rows {
+        let wallet = Wallet::with_config(config(limits));
+        // Whoever reads nothing is dropped all the same, and gives up its place.
+        let fallen = "jigap_events_fallen_behind_total 1";
+        let is_behind = |metrics: &str| match is_dropped {
+            false => metrics.contains(fallen),
+            true => ["jigap_events_dropped_total 1", "jigap_events_subscribers 0"]
+                .iter()
+                .all(|line| metrics.contains(line)),
+        };
         wallet.open(&["alice", "bob"]);
         wallet.deposit("alice", "1000.00", "USD");
         let mut stream = Stream::open(&wallet, "?after=3", None);
@@ -276,7 +300,7 @@ fn a_slow_subscriber_falls_back_to_the_journal_and_one_that_reads_nothing_is_dro
         // More than the sockets between the two can hold.
         let metadata = "m".repeat(1000);
         let mut last = 4;
-        while !wallet.get("/metrics").text.contains("jigap_events_fallen_behind_total 1") {
+        while !is_behind(&wallet.get("/metrics").text) {
             let transfers: Vec<Value> = (0..200)
                 .map(|_| {
                     let mut body = wallet.transfer_body("alice", "bob", "0.01", "USD");
@@ -286,6 +310,7 @@ fn a_slow_subscriber_falls_back_to_the_journal_and_one_that_reads_nothing_is_dro
                 .collect();
             wallet.post("/v1/wallet/balance_transfers", &serde_json::json!({ "transfers": transfers })).ok();
             last += 200;
+            assert!(last < 80_000, "it never falls behind");
         }
         let mut sequence = 4;
         while let Some(event) = stream.next() {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod events;
+mod fan_out;
 mod harness;
 mod hostile;
 mod queries;

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::engine::Marker;
 use super::{Changes, Engine, Entry, RunPosition, StateStore, StoreError, StoreOptions, lsm_tree};
+use crate::open_files;
 
 /// How often the list of tables may be replaced while it and its tables are being taken.
 const ATTEMPTS_MAX: usize = 100;
@@ -63,7 +64,8 @@ fn own_directory() -> Result<TempDir, StoreError> {
 
 impl View<lsm_tree::LsmTreeStore> {
     fn of_lsm_tree(directory: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        raise_open_files_limit();
+        // Every table is held open.
+        open_files::raise_limit();
         let mut failed = None;
         for _ in 0..ATTEMPTS_MAX {
             let own = own_directory()?;
@@ -113,21 +115,12 @@ fn links_to_tables(store: &Path, own: &Path) -> Result<Option<Vec<File>>, StoreE
     Ok((now == listed).then_some(held))
 }
 
-/// Every table is held open. Where the limit stays, opening says so.
-fn raise_open_files_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-}
-
 #[cfg(feature = "rocksdb")]
 impl View<super::rocksdb::RocksDbStore> {
     /// RocksDB opens every file at once here: one that is removed before it is opened makes another attempt.
     fn of_rocksdb(directory: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        raise_open_files_limit();
+        // Every table is held open.
+        open_files::raise_limit();
         let own = own_directory()?;
         let mut opened = super::rocksdb::RocksDbStore::open_read_only(directory, options, own.path());
         for _ in 1..ATTEMPTS_MAX {
