@@ -75,6 +75,8 @@ pub struct AccountSeen {
 pub struct Options {
     /// With which protocols.
     pub protocols: Vec<Protocol>,
+    /// True when a Saga travels from shard to shard, and no coordinator drives it.
+    pub choreographed: bool,
     /// Every how many cases one is run: 1 is all of them.
     pub stride: usize,
     /// What random choices begin with.

@@ -12,10 +12,13 @@
 //! barrier or by the record, so that two instances do the same or one learns what the other did.
 
 mod order;
+mod travelling;
 
 use std::collections::BTreeMap;
 
 use ledger::{Refusal, RefusalCode, Timestamp};
+
+pub use travelling::{Onward, Travelling};
 
 use crate::plan::first_of;
 use crate::port::{

@@ -14,6 +14,8 @@ use crate::port::{Protocol, ShardNumber};
 pub struct Chaos {
     /// With which protocol.
     pub protocol: Protocol,
+    /// True when a Saga travels from shard to shard, and no coordinator drives it.
+    pub choreographed: bool,
     /// What random choices begin with.
     pub seed: u64,
     /// How many transactions.
@@ -34,7 +36,7 @@ const NAMES: [&str; 6] = ["0.a", "0.b", "1.c", "1.d", "2.e", "2.f"];
 /// Runs it, and checks that what moved is what succeeded; answers how many succeeded and how many were refused.
 pub fn chaos(world: &mut dyn World, chaos: &Chaos) -> Result<(usize, usize), String> {
     let mut field = Field {
-        runner: Runner::new(world, chaos.seed, chaos.protocol),
+        runner: Runner::new(world, chaos.seed, chaos.protocol, chaos.choreographed),
         accounts: NAMES
             .iter()
             .map(|name| AccountId::parse(&format!("{name}.{}", chaos.run)).expect("the name is short"))

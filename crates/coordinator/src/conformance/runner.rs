@@ -8,7 +8,7 @@ use ledger::{Command, RefusalCode, Timestamp, TransactionId};
 use super::World;
 use super::oracle::{Expected, Oracle};
 use super::scenarios::{ByName, Case, scenario, usd};
-use crate::machine::{Effect, Machine, Ticket};
+use crate::machine::{Effect, Machine, Onward, Ticket, Travelling};
 use crate::plan::{Planned, plan};
 use crate::port::{Answer, Lease, NoAnswer, Outcome, PhaseStatus, Plan, Protocol, ShardNumber, Step};
 use ledger::{AccountId, Refusal};
@@ -75,8 +75,18 @@ const STEPS_MAX: usize = 2000;
 
 /// A coordinator's instance at work on one command.
 enum Instance {
-    Claiming { claims: Vec<(ShardNumber, Step)>, plan: Plan, refusal: Option<Refusal>, owner: ShardNumber },
-    Driving { machine: Box<Machine>, waiting: Vec<(Ticket, ShardNumber, Step)> },
+    Claiming {
+        claims: Vec<(ShardNumber, Step)>,
+        plan: Plan,
+        refusal: Option<Refusal>,
+        owner: ShardNumber,
+    },
+    Driving {
+        machine: Box<Machine>,
+        waiting: Vec<(Ticket, ShardNumber, Step)>,
+    },
+    /// Nobody drives it.
+    Travelling(Box<Travelling>),
 }
 
 /// One command on its way.
@@ -102,6 +112,7 @@ pub(super) struct Runner<'world> {
     pub(super) world: &'world mut dyn World,
     pub(super) random: Rng,
     pub(super) protocol: Protocol,
+    is_choreographed: bool,
     pub(super) executed: usize,
     pub(super) late: Vec<(ShardNumber, Step)>,
     placement: ByName,
@@ -122,7 +133,7 @@ pub(super) struct Steps {
 pub(super) fn run_case(world: &mut dyn World, case: &Case<'_>) -> Result<Steps, String> {
     let scenario = scenario(case);
     let seed = case.options.seed ^ case.number;
-    let mut runner = Runner::new(world, seed, case.protocol);
+    let mut runner = Runner::new(world, seed, case.protocol, case.options.choreographed);
     let of_command = runner.run_scenario(case, &scenario).map_err(|why| {
         let fault = case
             .fault
@@ -133,13 +144,19 @@ pub(super) fn run_case(world: &mut dyn World, case: &Case<'_>) -> Result<Steps, 
 }
 
 impl<'world> Runner<'world> {
-    pub(super) fn new(world: &'world mut dyn World, seed: u64, protocol: Protocol) -> Runner<'world> {
+    pub(super) fn new(
+        world: &'world mut dyn World,
+        seed: u64,
+        protocol: Protocol,
+        is_choreographed: bool,
+    ) -> Runner<'world> {
         let placement = ByName { shard_count: world.shard_count() };
         assert!(placement.shard_count >= 3, "the scenarios need three shards");
         Runner {
             world,
             random: Rng::with_seed(seed),
             protocol,
+            is_choreographed,
             executed: 0,
             late: Vec::new(),
             placement,
@@ -273,6 +290,10 @@ impl<'world> Runner<'world> {
                 let (_, shard, step) = &waiting[choice];
                 (choice, *shard, step.clone())
             }
+            Instance::Travelling(travelling) => {
+                let (shard, step) = travelling.next();
+                (0, shard, step)
+            }
         };
         let is_executed = !matches!(
             fault,
@@ -328,6 +349,10 @@ impl<'world> Runner<'world> {
 
     /// An operator's instance takes the transaction over and cancels it, if it has begun.
     fn operator_cancels(&mut self, job: &mut Job) -> Result<(), String> {
+        if self.is_choreographed {
+            // What travels cannot be called back.
+            return Ok(());
+        }
         let transaction_id = job.command.transaction_id().ok_or("only transactions are cancelled")?;
         let Some(status) = self.find_record(transaction_id) else { return Ok(()) };
         let lease = self.lease();
@@ -355,6 +380,17 @@ impl<'world> Runner<'world> {
                 let effects = machine.answered(ticket, answer);
                 perform(job, index, effects)
             }
+            Instance::Travelling(travelling) => {
+                match travelling.answered(answer) {
+                    Onward::To(onward) => **travelling = *onward,
+                    Onward::Begun(record) => **travelling = Travelling::again(*record),
+                    Onward::Over(outcome) => {
+                        return perform(job, index, vec![Effect::Finished(outcome), Effect::Over]);
+                    }
+                    Onward::Broken(why) => return Err(why),
+                }
+                Ok(())
+            }
             Instance::Claiming { claims, owner, plan, refusal } => {
                 let claimed = claims.pop();
                 let Answer::Claimed(claim) = answer else {
@@ -370,7 +406,17 @@ impl<'world> Runner<'world> {
                 let (plan, refusal) = (plan.clone().owned_by(claim.owner), *refusal);
                 job.instances.remove(index);
                 let lease = self.lease();
-                let (machine, effects) = match self.world.record(plan.owner(), plan.transaction_id) {
+                let record = self.world.record(plan.owner(), plan.transaction_id);
+                let is_travelling = self.is_choreographed && plan.branches.len() > 1 && refusal.is_none();
+                if is_travelling && record.as_ref().is_none_or(|record| record.outcome.is_none()) {
+                    let travelling = match record {
+                        Some(record) => Travelling::again(record),
+                        None => Travelling::begin(plan, lease, Timestamp::from_micros(1)),
+                    };
+                    job.instances.push(Instance::Travelling(Box::new(travelling)));
+                    return Ok(());
+                }
+                let (machine, effects) = match record {
                     Some(status) => Machine::resume(status, lease),
                     None => match refusal {
                         None => Machine::begin(plan, lease, Timestamp::from_micros(1)),
@@ -484,7 +530,7 @@ fn perform(job: &mut Job, index: usize, effects: Vec<Effect>) -> Result<(), Stri
         match effect {
             Effect::Send { ticket, shard, step } => match &mut job.instances[index] {
                 Instance::Driving { waiting, .. } => waiting.push((ticket, shard, step)),
-                Instance::Claiming { .. } => unreachable!("who claims has no machine yet"),
+                Instance::Claiming { .. } | Instance::Travelling(_) => unreachable!("neither has a machine"),
             },
             Effect::Finished(outcome) => match &job.told {
                 Some(told) if *told != outcome => {

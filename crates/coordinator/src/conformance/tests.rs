@@ -9,13 +9,13 @@ use crate::port::Protocol;
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcc, Protocol::Saga, Protocol::TwoPhaseCommit];
 
 fn options(stride: usize) -> Options {
-    Options { protocols: PROTOCOLS.to_vec(), stride, seed: 1, run: 0 }
+    Options { protocols: PROTOCOLS.to_vec(), choreographed: false, stride, seed: 1, run: 0 }
 }
 
 /// Money is short, and then room is.
 fn chaos_of(protocol: Protocol, seed: u64) -> Chaos {
     let funds = if seed.is_multiple_of(2) { 100 } else { i64::MAX.unsigned_abs() / 3 };
-    Chaos { protocol, seed, transactions: 60, in_flight: 6, funds, run: 1 }
+    Chaos { protocol, choreographed: false, seed, transactions: 60, in_flight: 6, funds, run: 1 }
 }
 
 #[test]
@@ -39,6 +39,23 @@ fn many_transactions_at_once_survive_faults_at_any_moment() {
     }
     println!("{succeeded} succeeded, {refused} were refused");
     assert!(succeeded > 1000 && refused > 1000, "{succeeded} {refused}");
+}
+
+#[test]
+fn what_travels_without_a_coordinator_survives_everything_too() {
+    let every_step = Options { protocols: vec![Protocol::Saga], choreographed: true, ..options(1) };
+    let report = run(&mut Memory::new(3, None), &every_step).unwrap();
+    println!("{} cases, {} steps", report.count(), report.steps);
+    assert!(report.count() > 1000, "{}", report.count());
+    let (mut succeeded, mut refused) = (0, 0);
+    for seed in 0..40 {
+        let chaos_of = Chaos { choreographed: true, ..chaos_of(Protocol::Saga, seed) };
+        let (more, less) = chaos(&mut Memory::new(3, None), &chaos_of).unwrap();
+        succeeded += more;
+        refused += less;
+    }
+    println!("{succeeded} succeeded, {refused} were refused");
+    assert!(succeeded > 400 && refused > 400, "{succeeded} {refused}");
 }
 
 /// Not one of them may pass both.
