@@ -4,6 +4,7 @@
 //! and what brings them to one outcome.
 
 mod cell;
+mod choreography;
 mod clock;
 mod config;
 pub(crate) mod content;
@@ -19,6 +20,7 @@ mod shard;
 pub mod sql;
 mod wallet;
 
+pub use choreography::BrokerError;
 pub use config::{Architecture, Config, ConfigError, Scheme, redacted, scheme};
 pub use coordinator::port::{Claim, Entry, EntryKind, Reference, ReferenceKind};
 pub use driver::{Coordination, Driver};

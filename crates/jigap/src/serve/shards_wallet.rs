@@ -15,7 +15,10 @@ pub(super) async fn open(config: Config) -> Result<Arc<dyn Wallet>, Failure> {
 
 fn open_exit(error: &OpenError) -> Exit {
     match error {
-        OpenError::Config(_) | OpenError::NotBuilt(_) => Exit::Usage,
-        OpenError::Sql { .. } | OpenError::Redis { .. } | OpenError::PartitionMap(_) => Exit::Unavailable,
+        OpenError::Config(_) => Exit::Usage,
+        OpenError::Sql { .. }
+        | OpenError::Redis { .. }
+        | OpenError::PartitionMap(_)
+        | OpenError::Broker(_) => Exit::Unavailable,
     }
 }

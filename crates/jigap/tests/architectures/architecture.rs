@@ -32,11 +32,7 @@ const EVENT_SOURCED_ALONE: &[Feature] = &[
 /// One row of the table.
 pub(crate) struct Architecture {
     pub(crate) name: &'static str,
-    /// Enough to be told that it goes together.
-    pub(crate) flags: &'static [&'static str],
     pub(crate) cannot: &'static [Feature],
-    /// False until this version can serve it.
-    pub(crate) is_served: bool,
 }
 
 impl Architecture {
@@ -45,31 +41,20 @@ impl Architecture {
     }
 }
 
-const SQL: &[&str] = &["--shards", "postgres://127.0.0.1:1/x,mysql://127.0.0.1:1/x"];
-const SQL_WITH_BROKER: &[&str] = &["--broker", "nats://127.0.0.1:1", "--shards", "postgres://127.0.0.1:1/x"];
-
-const fn over_shards(name: &'static str, flags: &'static [&'static str]) -> Architecture {
-    Architecture { name, flags, cannot: EVENT_SOURCED_ALONE, is_served: false }
-}
-
-const fn over_sql(name: &'static str) -> Architecture {
-    Architecture { is_served: true, ..over_shards(name, SQL) }
-}
-
-const fn over_redis(name: &'static str, cannot: &'static [Feature]) -> Architecture {
-    Architecture { name, flags: &[], cannot, is_served: true }
+const fn over_shards(name: &'static str) -> Architecture {
+    Architecture { name, cannot: EVENT_SOURCED_ALONE }
 }
 
 /// Every architecture that the configuration knows.
 pub(crate) const ARCHITECTURES: &[Architecture] = &[
-    Architecture { name: "event-sourced", flags: &[], cannot: &[], is_served: true },
-    over_sql("two-phase-commit"),
-    over_sql("tcc"),
-    over_sql("saga"),
-    over_shards("saga-choreographed", SQL_WITH_BROKER),
-    over_redis(
-        "redis",
-        &[
+    Architecture { name: "event-sourced", cannot: &[] },
+    over_shards("two-phase-commit"),
+    over_shards("tcc"),
+    over_shards("saga"),
+    over_shards("saga-choreographed"),
+    Architecture {
+        name: "redis",
+        cannot: &[
             Feature::Past,
             Feature::Events,
             Feature::Receipts,
@@ -78,8 +63,8 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
             Feature::Digest,
             Feature::BeyondTransfers,
         ],
-    ),
-    over_redis("redis-tcc", EVENT_SOURCED_ALONE),
+    },
+    over_shards("redis-tcc"),
 ];
 
 /// The row of this name.

@@ -13,7 +13,7 @@ mod operator;
 mod queries;
 mod wallet;
 
-use architecture::{ARCHITECTURES, Architecture};
+use architecture::Architecture;
 use harness::Home;
 use wallet::Wallet;
 
@@ -52,12 +52,12 @@ fn event_sourced() {
 }
 
 /// Over a PostgreSQL and a MariaDB: a transfer between the two is a transaction over both.
-fn run_over_sql(name: &str) {
+fn run_over_sql(name: &str, more_flags: &[&str]) {
     let (_postgres, first) = testbed::postgres().unwrap();
     let (_mariadb, second) = testbed::mariadb().unwrap();
     let shards = format!("{first},{second}");
     let home = Home::new();
-    let flags = ["--architecture", name, "--shards", &shards];
+    let flags = [&["--architecture", name, "--shards", &shards][..], more_flags].concat();
     let unprepared = home.run(&[&["serve"], &flags[..]].concat()).expect_code(3);
     assert!(unprepared.stderr.contains("jigap sql migrate"), "{unprepared:?}");
     home.run(&["sql", "migrate", &first, &second]).expect_code(0);
@@ -66,17 +66,23 @@ fn run_over_sql(name: &str) {
 
 #[test]
 fn two_phase_commit() {
-    run_over_sql("two-phase-commit");
+    run_over_sql("two-phase-commit", &[]);
 }
 
 #[test]
 fn tcc() {
-    run_over_sql("tcc");
+    run_over_sql("tcc", &[]);
 }
 
 #[test]
 fn saga() {
-    run_over_sql("saga");
+    run_over_sql("saga", &[]);
+}
+
+#[test]
+fn saga_choreographed() {
+    let (_nats, broker) = testbed::nats().unwrap();
+    run_over_sql("saga-choreographed", &["--broker", &broker]);
 }
 
 #[test]
@@ -103,20 +109,4 @@ fn redis_tcc() {
     run(architecture::of("redis-tcc"), &flags);
     let shown = home.run(&["partition-map", "show", "--zookeeper", &zookeeper, "--json"]).expect_code(0);
     assert!(shown.stdout.contains(&first) && shown.stdout.contains(&second), "{shown:?}");
-}
-
-#[test]
-fn an_architecture_that_is_not_built_in_is_refused_before_anything_is_served() {
-    let home = Home::new();
-    for Architecture { name, flags, is_served, .. } in ARCHITECTURES {
-        if *is_served {
-            continue;
-        }
-        let refused = home.run(&[&["serve", "--architecture", name], *flags].concat()).expect_code(2);
-        assert!(
-            refused.stderr.contains(&format!("architecture {name} is not part of this version")),
-            "{refused:?}"
-        );
-        assert!(!home.data().exists(), "a mistake leaves no trace");
-    }
 }

@@ -3,9 +3,10 @@
 //! The types here are the stored form and nothing else; the domain's own know no serde. A field that is added later must be optional,
 //! because old rows lack it. Money is in minor units, accounts are names, currencies are alphabetic codes.
 
+use coordinator::machine::Travelling;
 use coordinator::port::{
-    BalanceAfter, Branch, BranchState, Change, Done, EntryKind, HoldTerms, Outcome, Plan, Posting, Protocol,
-    ReferenceKind, SecondPhase, ShardNumber, Task, TryState,
+    BalanceAfter, Branch, BranchState, Change, Done, EntryKind, HoldTerms, Lease, Outcome, PhaseStatus, Plan,
+    Posting, Protocol, ReferenceKind, SecondPhase, ShardNumber, Task, TryState,
 };
 use ledger::{
     AccountId, AccountNumber, AccountRef, Amount, Command, Currency, DecimalAmount, Group, HoldRequest,
@@ -478,6 +479,65 @@ impl Stored for Plan {
             protocol: Protocol::from_form(form.protocol)?,
             branches: Vec::from_form(form.branches)?,
         })
+    }
+}
+
+/// What is on its way between two shards.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TravellingForm {
+    plan: PlanForm,
+    tries: Vec<u8>,
+    second_phase: Option<u8>,
+    second_phase_done: Vec<bool>,
+    out_of_order: bool,
+    refusal: Option<RefusalForm>,
+    balances: Vec<BalanceForm>,
+    is_to_be_cancelled: bool,
+    /// Where it began, and when.
+    instance: u64,
+    started_at: i64,
+}
+
+impl Stored for Travelling {
+    type Form = TravellingForm;
+
+    fn form(&self) -> TravellingForm {
+        let status = &self.status;
+        TravellingForm {
+            plan: status.plan.form(),
+            tries: status.tries.form(),
+            second_phase: status.second_phase.form(),
+            second_phase_done: status.second_phase_done.clone(),
+            out_of_order: status.out_of_order,
+            refusal: status.refusal.form(),
+            balances: self.balances.form(),
+            is_to_be_cancelled: self.is_to_be_cancelled,
+            instance: status.lease.as_ref().map_or(0, |lease| lease.holder),
+            started_at: status.started_at.as_micros(),
+        }
+    }
+
+    fn from_form(form: TravellingForm) -> Option<Travelling> {
+        let started_at = Timestamp::from_micros(form.started_at);
+        let status = PhaseStatus {
+            plan: Plan::from_form(form.plan)?,
+            tries: Vec::from_form(form.tries)?,
+            second_phase: Option::from_form(form.second_phase)?,
+            second_phase_done: form.second_phase_done,
+            out_of_order: form.out_of_order,
+            refusal: Option::from_form(form.refusal)?,
+            outcome: None,
+            attempts: 0,
+            last_error: String::new(),
+            lease: Some(Lease { holder: form.instance, until: started_at }),
+            started_at,
+        };
+        let is_of_the_plan = [status.tries.len(), status.second_phase_done.len()]
+            .iter()
+            .all(|count| *count == status.plan.branches.len() && *count > 1);
+        let balances = Vec::from_form(form.balances)?;
+        let is_to_be_cancelled = form.is_to_be_cancelled;
+        is_of_the_plan.then_some(Travelling { status, balances, is_to_be_cancelled })
     }
 }
 

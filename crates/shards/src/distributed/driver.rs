@@ -7,6 +7,7 @@
 //! An instance keeps nothing that matters: everything is recorded in the shards, and any other instance finishes what this one leaves.
 //! Each transaction is driven by a task of its own, which outlives the request: a client that goes away leaves nothing half done.
 
+mod choreographed;
 mod drive;
 mod recovery;
 mod uncoordinated;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coordinator::machine::Machine;
+use coordinator::machine::{Machine, Travelling};
 use coordinator::plan::{Placement, Planned, plan};
 use coordinator::port::{
     Answer, Claim, Lease, NoAnswer, Outcome, PhaseStatus, Plan, Protocol, ShardNumber, Step,
@@ -24,6 +25,7 @@ use coordinator::port::{
 use ledger::{AccountId, Command, Refusal, RefusalCode, Timestamp, TransactionId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::choreography::Choreography;
 use super::link::{Link, pause};
 use super::{Config, Shard, TransactionRow};
 use crate::wallet::NotAnswered;
@@ -79,6 +81,8 @@ pub struct Driver {
 pub(super) struct Inner {
     pub(super) links: Vec<Link>,
     coordination: Coordination,
+    /// For Sagas that no instance drives.
+    choreography: Option<Arc<Choreography>>,
     instance: u64,
     lease: Duration,
     driven: Mutex<HashMap<TransactionId, Driven>>,
@@ -98,10 +102,20 @@ struct Driven {
 impl Driver {
     /// A wallet over these shards, which are numbered as they come. Must be called within a runtime.
     pub fn start(shards: Vec<Arc<dyn Shard>>, coordination: Coordination, config: &Config) -> Driver {
+        Driver::start_with(shards, coordination, None, config)
+    }
+
+    pub(super) fn start_with(
+        shards: Vec<Arc<dyn Shard>>,
+        coordination: Coordination,
+        choreography: Option<Arc<Choreography>>,
+        config: &Config,
+    ) -> Driver {
         assert!(!shards.is_empty(), "money needs somewhere to be");
         let inner = Arc::new(Inner {
             links: shards.into_iter().map(Link::new).collect(),
             coordination,
+            choreography,
             instance: config.instance,
             lease: config.lease,
             driven: Mutex::default(),
@@ -237,15 +251,18 @@ impl Inner {
         &self.links[shard.0 as usize]
     }
 
-    /// Begins a transaction whose ids are claimed, unless this instance drives it already: then true.
+    /// Begins a transaction whose ids are claimed, unless this instance is at it already: then true.
     fn begin_or_join(
         self: &Arc<Self>,
         plan: Plan,
         refusal: Option<Refusal>,
         permit: OwnedSemaphorePermit,
     ) -> (Driven, bool) {
-        self.drive_or_join(plan.transaction_id, permit, |lease| {
-            let now = now();
+        let (lease, now) = (self.lease_from_now(), now());
+        if refusal.is_none() && self.travels(&plan) {
+            return self.accompany_or_join(Travelling::begin(plan, lease, now), true, permit);
+        }
+        self.drive_or_join(plan.transaction_id, permit, || {
             let (machine, effects) = match refusal {
                 Some(refusal) => Machine::begin_refused(plan, refusal, lease, now),
                 None => Machine::begin(plan, lease, now),
@@ -254,19 +271,53 @@ impl Inner {
         })
     }
 
-    /// Takes a transaction over that nobody seems to drive, unless this instance does.
+    /// Takes a transaction over that nobody seems to drive, unless this instance is at it.
     fn resume_or_join(self: &Arc<Self>, status: PhaseStatus, permit: OwnedSemaphorePermit) -> (Driven, bool) {
-        self.drive_or_join(status.plan.transaction_id, permit, |lease| {
-            let (machine, effects) = Machine::resume(status, lease);
+        if self.travels(&status.plan) {
+            return self.accompany_or_join(Travelling::again(status), false, permit);
+        }
+        self.drive_or_join(status.plan.transaction_id, permit, || {
+            let (machine, effects) = Machine::resume(status, self.lease_from_now());
             drive::Start { machine, effects, begun_at: None }
         })
+    }
+
+    /// What one shard does in one local transaction has nowhere to travel.
+    fn travels(&self, plan: &Plan) -> bool {
+        self.choreography.is_some() && plan.branches.len() > 1
     }
 
     fn drive_or_join(
         self: &Arc<Self>,
         transaction_id: TransactionId,
         permit: OwnedSemaphorePermit,
-        start: impl FnOnce(Lease) -> drive::Start,
+        start: impl FnOnce() -> drive::Start,
+    ) -> (Driven, bool) {
+        self.task_or_join(transaction_id, permit, |inner, tell, wished| {
+            let start = start();
+            async move { drive::drive(&inner, start, &tell, wished).await }
+        })
+    }
+
+    fn accompany_or_join(
+        self: &Arc<Self>,
+        travelling: Travelling,
+        is_new: bool,
+        permit: OwnedSemaphorePermit,
+    ) -> (Driven, bool) {
+        let choreography = self.choreography.clone().expect("what travels has a choreography");
+        let transaction_id = travelling.status.plan.transaction_id;
+        // Nobody hears an operator's wishes: what travels cannot be called back.
+        self.task_or_join(transaction_id, permit, |inner, tell, _| async move {
+            choreographed::accompany(&inner, &choreography, travelling, is_new, &tell).await;
+        })
+    }
+
+    fn task_or_join<Task: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        transaction_id: TransactionId,
+        permit: OwnedSemaphorePermit,
+        task: impl FnOnce(Arc<Self>, watch::Sender<Ended>, mpsc::UnboundedReceiver<drive::Wish>) -> Task,
     ) -> (Driven, bool) {
         let mut all = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(driven) = all.get(&transaction_id) {
@@ -277,10 +328,10 @@ impl Inner {
         let driven = Driven { ended, wishes };
         all.insert(transaction_id, driven.clone());
         drop(all);
-        let start = start(self.lease_from_now());
+        let task = task(Arc::clone(self), tell, wished);
         let inner = Arc::clone(self);
         tokio::spawn(async move {
-            drive::drive(&inner, start, &tell, wished).await;
+            task.await;
             inner.driven.lock().unwrap_or_else(PoisonError::into_inner).remove(&transaction_id);
             drop(permit);
         });

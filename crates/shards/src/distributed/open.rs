@@ -6,6 +6,7 @@ use coordinator::port::{Protocol, ShardNumber};
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
+use super::choreography::{BrokerError, Choreography};
 use super::driver::Coordination;
 use super::partition_map::{PartitionMap, PartitionMapError, WatchedMap, ZooKeeper};
 use super::redis::{RedisError, RedisShard};
@@ -37,9 +38,9 @@ pub enum OpenError {
     /// The map of partitions cannot be had.
     #[error(transparent)]
     PartitionMap(#[from] PartitionMapError),
-    /// This version of the program does not have it.
-    #[error("architecture {0} is not part of this version")]
-    NotBuilt(Architecture),
+    /// The broker cannot be used.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
 }
 
 impl Driver {
@@ -54,22 +55,32 @@ impl Driver {
             Architecture::Saga => (Coordination::By(Protocol::Saga), sql_shards(config).await?),
             Architecture::RedisTcc => (Coordination::By(Protocol::Tcc), redis_shards(config).await?),
             Architecture::Redis => (Coordination::None, redis_shards(config).await?),
-            other => return Err(OpenError::NotBuilt(other)),
+            Architecture::SagaChoreographed => return choreographed(config).await,
         };
         Ok(Driver::start(shards, coordination, config))
     }
 }
 
+async fn choreographed(config: &Config) -> Result<Driver, OpenError> {
+    let shards = open_sql(config).await?;
+    let choreography = Choreography::start(config, shards.clone()).await?;
+    let shards = shards.into_iter().map(|shard| shard as Arc<dyn Shard>).collect();
+    Ok(Driver::start_with(shards, Coordination::By(Protocol::Saga), Some(choreography), config))
+}
+
 async fn sql_shards(config: &Config) -> Result<Vec<Arc<dyn Shard>>, OpenError> {
+    let shards = open_sql(config).await?;
+    Ok(shards.into_iter().map(|shard| shard as Arc<dyn Shard>).collect())
+}
+
+async fn open_sql(config: &Config) -> Result<Vec<Arc<SqlShard>>, OpenError> {
     let options = SqlOptions {
         connections: config.connections_max as usize,
         timeouts: Timeouts { statement: config.step_timeout, ..Timeouts::default() },
     };
     let opened = (0u32..).zip(&config.shards).map(async |(number, url)| {
         let shard = SqlShard::open(url, ShardNumber(number), options).await;
-        shard
-            .map(|shard| Arc::new(shard) as Arc<dyn Shard>)
-            .map_err(|source| OpenError::Sql { number, source })
+        shard.map(Arc::new).map_err(|source| OpenError::Sql { number, source })
     });
     try_join_all(opened).await
 }

@@ -16,6 +16,7 @@ mod connection;
 mod held;
 mod mariadb;
 mod migrate;
+mod outbox;
 mod pool;
 mod postgres;
 mod query;
@@ -27,7 +28,8 @@ mod working_set;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use coordinator::port::{Claim, Entry, NoAnswer, PhaseStatus, ShardNumber, Step};
+use coordinator::machine::Travelling;
+use coordinator::port::{Answer, Claim, Entry, NoAnswer, PhaseStatus, ShardNumber, Step};
 use ledger::{AccountId, Timestamp, TransactionId};
 
 use batch::{Queue, StepAnswer};
@@ -36,13 +38,14 @@ use connection::{Connection, Database, Dialect};
 use failure::Failure;
 use held::Held;
 pub use migrate::Migrated;
+pub(super) use outbox::Message;
 use pool::Pool;
 use query::Query;
 pub use timeouts::Timeouts;
 use two_phase::TwoPhase;
 
 use super::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow};
-use super::{cell, clock, failure, rows};
+use super::{cell, clock, content, failure, rows};
 
 /// How a shard uses its database.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +115,23 @@ impl SqlShard {
         let held = Held::new(options.connections);
         let two_phase = TwoPhase { shard: number, pool: pool.clone(), held, queue: queue.clone() };
         Ok(SqlShard { number, pool, queue, two_phase })
+    }
+
+    /// Executes the next step of a transaction that has arrived, and stores with it what travels on.
+    pub(super) async fn travel(&self, travelling: Travelling) -> Result<Answer, NoAnswer> {
+        self.queue.travel(travelling).await
+    }
+
+    /// Messages that the broker may not have yet.
+    pub(super) async fn outbox(&self, limit: usize) -> Result<Vec<Message>, NoAnswer> {
+        let dialect = self.pool.database().dialect();
+        let read = self.pool.read(|connection| Box::pin(outbox::read(connection, dialect, limit)));
+        read.await.map_err(|failure| NoAnswer::Busy(failure.to_string()))
+    }
+
+    /// The broker has this message: it is forgotten with the next batch.
+    pub(super) fn sent(&self, message_id: u128) {
+        self.queue.sent(message_id);
     }
 
     /// Asks on a connection of the pool.

@@ -66,6 +66,7 @@ fn shards_in_redis_conform() {
     let mut world = Sharded { shards, runtime: runtime.handle().clone() };
     let options = Options {
         protocols: vec![Protocol::Tcc, Protocol::Saga],
+        choreographed: false,
         stride: number("JIGAP_REDIS_STRIDE", STRIDE),
         seed,
         run: 1,

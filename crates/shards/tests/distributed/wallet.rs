@@ -9,37 +9,42 @@ use ledger::{
 };
 use shards::distributed::{Architecture, Config, Driver, HistoryRange, sql};
 use shards::wallet::{CommandAnswer, TransactionAnswer, Wallet, currency_totals};
-use testbed::{Server, mariadb, postgres};
+use testbed::{Server, mariadb, nats, postgres};
 use tokio::runtime::{Builder, Runtime};
 
-const PROTOCOLS: [Architecture; 3] = [Architecture::Tcc, Architecture::Saga, Architecture::TwoPhaseCommit];
+const PROTOCOLS: [Architecture; 4] =
+    [Architecture::Tcc, Architecture::Saga, Architecture::TwoPhaseCommit, Architecture::SagaChoreographed];
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Two shards in two kinds of database.
-struct Scene {
+/// Two shards in two kinds of database, and a broker.
+pub(crate) struct Scene {
     urls: Vec<String>,
-    _servers: Vec<Server>,
+    broker_url: String,
+    pub(crate) databases: Vec<Server>,
+    pub(crate) broker: Server,
 }
 
 impl Scene {
-    fn new() -> Scene {
+    pub(crate) fn new() -> Scene {
         let (one, two) = (postgres().unwrap(), mariadb().unwrap());
         let urls = vec![one.1, two.1];
         let runtime = runtime();
         for url in &urls {
             runtime.block_on(sql::migrate(url, sql::Timeouts::default())).unwrap();
         }
-        Scene { urls, _servers: vec![one.0, two.0] }
+        let (broker, broker_url) = nats().unwrap();
+        Scene { urls, broker_url, databases: vec![one.0, two.0], broker }
     }
 
     fn config(&self, architecture: Architecture) -> Config {
         let mut config = Config::new(architecture, self.urls.clone());
         config.instance = fastrand::u64(..);
         config.lease = Duration::from_secs(1);
+        config.broker = (architecture == Architecture::SagaChoreographed).then(|| self.broker_url.clone());
         config
     }
 
-    async fn wallet(&self, architecture: Architecture) -> Driver {
+    pub(crate) async fn wallet(&self, architecture: Architecture) -> Driver {
         Driver::open(&self.config(architecture)).await.unwrap()
     }
 }

@@ -62,6 +62,7 @@ fn conforms(kinds: &[Kind], protocol: Protocol) {
             Some(_) => vec![Protocol::Tcc, Protocol::Saga, Protocol::TwoPhaseCommit],
             None => vec![protocol],
         },
+        choreographed: false,
         stride: number("JIGAP_SQL_STRIDE", STRIDE),
         seed,
         run: 1,

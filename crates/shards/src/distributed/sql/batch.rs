@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use coordinator::machine::{Onward, Travelling};
 use coordinator::port::{Answer, NoAnswer, ShardNumber, Step};
 use ledger::TransactionId;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::clock;
 use super::connection::{Connection, Database};
 use super::failure::{Conclusion, Failure};
+use super::outbox::{Message, Sent};
 use super::working_set::{self, WorkingSet};
 
 /// How many steps one batch holds.
@@ -26,30 +28,57 @@ const QUEUE_CALLS_MAX: usize = 4_096;
 
 pub(super) type StepAnswer = Result<Answer, NoAnswer>;
 
+/// A step, and the transaction that travels on with its answer.
+struct Unit {
+    step: Step,
+    travelling: Option<Box<Travelling>>,
+}
+
 /// What the worker is asked for.
 enum Job {
-    Steps { steps: Vec<Step>, answers: oneshot::Sender<Vec<StepAnswer>> },
+    Units { units: Vec<Unit>, answers: oneshot::Sender<Vec<StepAnswer>> },
     ExpireHolds { limit: usize, answer: oneshot::Sender<Result<usize, NoAnswer>> },
 }
 
 /// The way to a shard's worker, which ends when nobody holds one any more.
 #[derive(Clone)]
-pub(super) struct Queue(mpsc::Sender<Job>);
+pub(super) struct Queue {
+    jobs: mpsc::Sender<Job>,
+    sent: Sent,
+}
 
 impl Queue {
     /// Starts a worker.
     pub(super) fn start(database: Arc<dyn Database>, shard: ShardNumber) -> Queue {
-        let (sender, receiver) = mpsc::channel(QUEUE_CALLS_MAX);
-        let worker = Worker { database, shard, connection: None };
+        let (jobs, receiver) = mpsc::channel(QUEUE_CALLS_MAX);
+        let sent = Sent::default();
+        let worker = Worker { database, shard, connection: None, sent: sent.clone() };
         tokio::spawn(worker.run(receiver));
-        Queue(sender)
+        Queue { jobs, sent }
     }
 
     /// One answer per step, in order.
     pub(super) async fn execute(&self, steps: Vec<Step>) -> Vec<StepAnswer> {
-        let count = steps.len();
+        self.units(steps.into_iter().map(|step| Unit { step, travelling: None }).collect()).await
+    }
+
+    /// Executes the next step of a transaction that has arrived, and stores with it what travels on.
+    pub(super) async fn travel(&self, travelling: Travelling) -> StepAnswer {
+        let (_, step) = travelling.next();
+        let unit = Unit { step, travelling: Some(Box::new(travelling)) };
+        let answers = self.units(vec![unit]).await;
+        answers.into_iter().next().unwrap_or_else(|| Err(NoAnswer::Unknown("no answer".to_owned())))
+    }
+
+    /// The broker has this message.
+    pub(super) fn sent(&self, message_id: u128) {
+        self.sent.note(message_id);
+    }
+
+    async fn units(&self, units: Vec<Unit>) -> Vec<StepAnswer> {
+        let count = units.len();
         let (answers, receiver) = oneshot::channel();
-        if let Err(refused) = self.0.try_send(Job::Steps { steps, answers }) {
+        if let Err(refused) = self.jobs.try_send(Job::Units { units, answers }) {
             return vec![Err(not_queued(&refused)); count];
         }
         receiver
@@ -60,7 +89,7 @@ impl Queue {
     /// How many holds were released.
     pub(super) async fn expire_holds(&self, limit: usize) -> Result<usize, NoAnswer> {
         let (answer, receiver) = oneshot::channel();
-        if let Err(refused) = self.0.try_send(Job::ExpireHolds { limit, answer }) {
+        if let Err(refused) = self.jobs.try_send(Job::ExpireHolds { limit, answer }) {
             return Err(not_queued(&refused));
         }
         receiver.await.unwrap_or_else(|_| Err(NoAnswer::Unknown("the shard's worker ended".to_owned())))
@@ -72,11 +101,12 @@ struct Worker {
     shard: ShardNumber,
     /// `None` before the first batch, and after a connection was lost.
     connection: Option<Box<dyn Connection>>,
+    sent: Sent,
 }
 
 /// A call's steps, and where its answers go.
 struct Call {
-    steps: Vec<Step>,
+    units: Vec<Unit>,
     answers: oneshot::Sender<Vec<StepAnswer>>,
 }
 
@@ -97,14 +127,14 @@ impl Worker {
                     // Whoever asked may have gone.
                     let _ = answer.send(released);
                 }
-                Job::Steps { steps, answers } => {
-                    let mut calls = vec![Call { steps, answers }];
-                    let mut count = calls[0].steps.len();
+                Job::Units { units, answers } => {
+                    let mut calls = vec![Call { units, answers }];
+                    let mut count = calls[0].units.len();
                     while count < STEPS_PER_BATCH_MAX {
                         match jobs.try_recv() {
-                            Ok(Job::Steps { steps, answers }) => {
-                                count += steps.len();
-                                calls.push(Call { steps, answers });
+                            Ok(Job::Units { units, answers }) => {
+                                count += units.len();
+                                calls.push(Call { units, answers });
                             }
                             Ok(other) => {
                                 waiting = Some(other);
@@ -123,13 +153,13 @@ impl Worker {
     }
 
     async fn answer(&mut self, calls: Vec<Call>) {
-        let mut steps = Vec::new();
+        let mut units = Vec::new();
         let mut waiting = Vec::with_capacity(calls.len());
         for call in calls {
-            waiting.push((call.steps.len(), call.answers));
-            steps.extend(call.steps);
+            waiting.push((call.units.len(), call.answers));
+            units.extend(call.units);
         }
-        let mut all = self.execute(&steps).await.into_iter();
+        let mut all = self.execute(&units).await.into_iter();
         for (count, answers) in waiting {
             // Whoever asked may have gone.
             let _ = answers.send(all.by_ref().take(count).collect());
@@ -138,13 +168,13 @@ impl Worker {
 
     /// Executes steps in one transaction. When the database refuses them together for a reason that stays, each is tried alone: one
     /// that cannot be stored must not hold up the others.
-    async fn execute(&mut self, steps: &[Step]) -> Vec<StepAnswer> {
-        let mut all = Vec::with_capacity(steps.len());
-        for part in steps.chunks(STEPS_PER_BATCH_MAX) {
+    async fn execute(&mut self, units: &[Unit]) -> Vec<StepAnswer> {
+        let mut all = Vec::with_capacity(units.len());
+        for part in units.chunks(STEPS_PER_BATCH_MAX) {
             match self.transaction(part).await {
                 Err((failure, _)) if failure.conclusion == Conclusion::Refused && part.len() > 1 => {
-                    for step in part {
-                        let one = std::slice::from_ref(step);
+                    for unit in part {
+                        let one = std::slice::from_ref(unit);
                         match self.transaction(one).await {
                             Ok(answers) => all.extend(answers),
                             Err((failure, no_answer)) => all.push(Err(self.told(&failure, no_answer))),
@@ -171,9 +201,9 @@ impl Worker {
         no_answer
     }
 
-    async fn transaction(&mut self, steps: &[Step]) -> Result<Vec<StepAnswer>, (Failure, NoAnswer)> {
+    async fn transaction(&mut self, units: &[Unit]) -> Result<Vec<StepAnswer>, (Failure, NoAnswer)> {
         let mut connection = self.connect().await.map_err(before_commit)?;
-        let answers = match self.steps(&mut *connection, steps).await {
+        let answers = match self.units(&mut *connection, units).await {
             Ok(answers) => answers,
             Err(failure) => {
                 self.undo(connection, &failure).await;
@@ -193,18 +223,18 @@ impl Worker {
         }
     }
 
-    async fn steps(
+    async fn units(
         &self,
         connection: &mut dyn Connection,
-        steps: &[Step],
+        units: &[Unit],
     ) -> Result<Vec<StepAnswer>, Failure> {
         connection.run("BEGIN").await?;
         let mut set = WorkingSet::of_batch(connection).await?;
-        set.prepare(connection, steps).await?;
+        set.prepare(connection, units.iter().map(|unit| &unit.step)).await?;
         let now = clock::now();
         let mut blocked: HashMap<TransactionId, NoAnswer> = HashMap::new();
-        let mut answers = Vec::with_capacity(steps.len());
-        for step in steps {
+        let mut answers = Vec::with_capacity(units.len());
+        for Unit { step, travelling } in units {
             let transaction_id = working_set::transaction_id(step);
             // Later steps of the same transaction keep their order: they wait as well.
             let answer = match transaction_id.and_then(|id| blocked.get(&id)) {
@@ -214,9 +244,15 @@ impl Worker {
             if let (Some(id), Err(no_answer)) = (transaction_id, &answer) {
                 blocked.insert(id, no_answer.clone());
             }
+            if let (Some(travelling), Ok(answer)) = (travelling, &answer)
+                && let Onward::To(onward) = travelling.answered(answer.clone())
+            {
+                set.send(Message::of(&onward));
+            }
             answers.push(answer);
         }
         set.store(connection).await?;
+        self.sent.forget(connection, self.database.dialect()).await?;
         Ok(answers)
     }
 

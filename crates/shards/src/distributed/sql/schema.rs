@@ -94,6 +94,11 @@ const POSTGRES_1: &[&str] = &[
         content text NOT NULL,
         expires_at bigint,
         pending boolean NOT NULL)",
+    // What a choreographed Saga sends to other shards; gone once the broker has it.
+    "CREATE TABLE outbox (
+        message_id uuid NOT NULL PRIMARY KEY,
+        shard integer NOT NULL,
+        content text NOT NULL)",
     "CREATE INDEX holds_lapsing ON holds (expires_at) WHERE pending",
     "CREATE TABLE history (
         account_id text COLLATE \"C\" NOT NULL,
@@ -180,6 +185,10 @@ const MARIADB_1: &[&str] = &[
         fingerprint binary(32) NOT NULL,
         owner integer NOT NULL,
         recorded_under binary(16) NOT NULL) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS outbox (
+        message_id binary(16) NOT NULL PRIMARY KEY,
+        shard integer NOT NULL,
+        content mediumtext CHARACTER SET utf8mb4 NOT NULL) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS holds (
         hold_id binary(16) NOT NULL PRIMARY KEY,
         content text CHARACTER SET utf8mb4 NOT NULL,
@@ -236,3 +245,4 @@ table!(HOLDS = "holds", key 1: hold_id Id, content Text, expires_at Integer, pen
 table!(HISTORY = "history", key 3:
     account_id Text, sequence Integer, ordinal Integer, transaction_id Id, kind Integer, counterparty Text, amount Integer,
     currency Integer, balance_after Integer, moment Integer, metadata Text);
+table!(OUTBOX = "outbox", key 1: message_id Id, shard Integer, content Text);

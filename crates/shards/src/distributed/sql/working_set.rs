@@ -12,6 +12,7 @@ use ledger::{AccountId, Sequence, Timestamp, TransactionId};
 use super::cell::{Cell, Row};
 use super::connection::{Connection, Dialect, Load, Lock, Store, Table};
 use super::failure::Failure;
+use super::outbox::{self, Message};
 use super::rows;
 use super::schema::{ACCOUNTS, BALANCES, BRANCHES, CLAIMS, FATES, HISTORY, HOLDS, POSITION, TRANSACTIONS};
 
@@ -36,6 +37,7 @@ pub(super) struct WorkingSet {
     elsewhere: BTreeSet<Key>,
     /// Accounts that are locked, with all their balances, or do not exist.
     accounts_here: BTreeSet<AccountId>,
+    messages: BTreeMap<u128, Message>,
 }
 
 /// What is locked before a row of [`Key`] is read.
@@ -85,16 +87,22 @@ impl WorkingSet {
             accounts: None,
             elsewhere: BTreeSet::new(),
             accounts_here: BTreeSet::new(),
+            messages: BTreeMap::new(),
         }
     }
 
     /// Loads what these steps need.
-    pub(super) async fn prepare(
+    pub(super) async fn prepare<'step>(
         &mut self,
         connection: &mut dyn Connection,
-        steps: &[Step],
+        steps: impl Iterator<Item = &'step Step> + Clone,
     ) -> Result<(), Failure> {
-        self.rounds(connection, |book| steps.iter().flat_map(|step| book.missing(step)).collect()).await
+        self.rounds(connection, |book| steps.clone().flat_map(|step| book.missing(step)).collect()).await
+    }
+
+    /// Sends a message, once what causes it is stored.
+    pub(super) fn send(&mut self, message: Message) {
+        self.messages.insert(message.id, message);
     }
 
     /// Executes a step. What it needs is loaded, unless a step before it changed what it needs.
@@ -286,6 +294,7 @@ impl WorkingSet {
             _ => Vec::new(),
         };
         let mut stores = stores(&changes);
+        stores.push(outbox::store(&self.messages));
         stores.push(Store { table: &POSITION, rows: position });
         connection.store(&stores).await
     }

@@ -1,0 +1,82 @@
+//! A Saga without a coordinator, whose broker and databases die, and whose broker forgets what it was given.
+
+use std::time::Duration;
+
+use shards::distributed::{Architecture, Driver};
+use shards::wallet::Wallet;
+
+use crate::wallet::{Scene, available, fund, names, open, runtime, settled, transfer};
+
+const TRANSFERS: usize = 80;
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    BrokerKilled,
+    /// It comes back with nothing, and a message that it had is nowhere any more.
+    BrokerForgets,
+    DatabaseKilled(usize),
+}
+
+#[test]
+fn money_survives_a_broker_that_dies_or_forgets_and_databases_that_die() {
+    let mut scene = Scene::new();
+    let runtime = runtime();
+    // Two instances, so that what one begins another goes on with.
+    let wallets = [(); 2].map(|()| runtime.block_on(scene.wallet(Architecture::SagaChoreographed)));
+    let all = names("travels", 8);
+    runtime.block_on(async {
+        open(&wallets[0], &all).await;
+        fund(&wallets[0], &all, 10_000).await;
+    });
+    let faults =
+        [Fault::BrokerKilled, Fault::DatabaseKilled(0), Fault::BrokerForgets, Fault::DatabaseKilled(1)];
+    for fault in faults {
+        let moved: Vec<_> = (0..TRANSFERS)
+            .map(|number| {
+                let (from, to) = (number % all.len(), (number * 3 + 1) % all.len());
+                let to = (to + usize::from(from == to)) % all.len();
+                let wallet = wallets[number % wallets.len()].clone();
+                runtime.spawn(until_answered(wallet, transfer(&all[from], &all[to], 1)))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(fastrand::u64(5..60)));
+        match fault {
+            Fault::BrokerKilled | Fault::BrokerForgets => {
+                scene.broker.kill();
+                if matches!(fault, Fault::BrokerForgets) {
+                    std::fs::remove_dir_all(scene.broker.directory().join("jetstream")).unwrap();
+                }
+                scene.broker.restart().unwrap();
+            }
+            Fault::DatabaseKilled(which) => {
+                scene.databases[which].kill();
+                scene.databases[which].restart().unwrap();
+            }
+        }
+        runtime.block_on(async {
+            for one in moved {
+                one.await.unwrap();
+            }
+            settled(&wallets[0]).await;
+            let mut sum = 0;
+            for name in &all {
+                sum += available(&wallets[1], name).await;
+            }
+            assert_eq!(sum, 80_000, "{fault:?}");
+        });
+        println!("{fault:?}: {TRANSFERS} transfers came to their end");
+    }
+}
+
+/// As a client does: the same id until there is an answer.
+async fn until_answered(wallet: Driver, one: ledger::Transfer) {
+    loop {
+        match wallet.transfers(vec![one.clone()]).await.remove(0) {
+            Ok(answer) => {
+                answer.value.outcome.unwrap();
+                return;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
