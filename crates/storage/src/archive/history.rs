@@ -111,11 +111,19 @@ impl History {
         let mut newest: Option<(i64, History)> = None;
         for head in stock.heads() {
             let history = History::new(objects.clone(), partition, stock.chain_to(head));
-            // A damaged head is no history to follow; what comes before it is still one.
-            let Ok(last) = history.last_entry() else {
-                tracing::warn!(parcel = %history.parcels.last().map_or_else(String::new, |last| last.name.file()),
-                    "an object of the archive is damaged: what it holds is not followed");
-                continue;
+            let last = match history.last_entry() {
+                Ok(last) => last,
+                // A damaged head is no history to follow; what comes before it is still one. But one that cannot be read just now
+                // may be the newest, which must not be passed over.
+                Err(ArchiveError::Damaged { path, why }) => {
+                    tracing::warn!(
+                        parcel = path,
+                        why,
+                        "an object of the archive is damaged: what it holds is not followed"
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             if newest.as_ref().is_none_or(|(time, _)| *time < last.timestamp_us) {
                 newest = Some((last.timestamp_us, history));

@@ -19,6 +19,9 @@ pub(crate) enum Fault {
     None,
     /// Every call fails.
     Refuse,
+    /// It tells what is there, and reads fail.
+    #[allow(dead_code, reason = "not every test that includes this file has it fail so")]
+    RefuseReads,
     /// Every call takes so long.
     Slow(Duration),
     /// Reads answer other bytes.
@@ -51,7 +54,7 @@ impl FaultyStore {
                 tokio::time::sleep(time).await;
                 Ok(())
             }
-            Fault::None | Fault::WrongBytes => Ok(()),
+            Fault::None | Fault::RefuseReads | Fault::WrongBytes => Ok(()),
         }
     }
 }
@@ -84,6 +87,9 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.suffer().await?;
+        if let Fault::RefuseReads = self.fault() {
+            return Err(refused());
+        }
         let result = self.store.get_opts(location, options).await?;
         let Fault::WrongBytes = self.fault() else { return Ok(result) };
         let (meta, attributes, range, extensions) =
@@ -114,7 +120,7 @@ impl ObjectStore for FaultyStore {
                 .flat_map(|()| futures_util::stream::empty())
                 .chain(listed)
                 .boxed(),
-            Fault::None | Fault::WrongBytes => listed,
+            Fault::None | Fault::RefuseReads | Fault::WrongBytes => listed,
         }
     }
 

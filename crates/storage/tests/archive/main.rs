@@ -143,6 +143,19 @@ fn what_the_journal_lets_go_of_is_read_as_if_it_were_there() {
     }
 }
 
+/// Of two histories, the newest must not be passed over because it cannot be read just now.
+#[test]
+fn a_history_that_cannot_be_read_is_an_error_and_not_absent() {
+    let scene = Scene::new();
+    let journal = scene.journal();
+    append(&journal, 10);
+    scene.archiver(&journal).flush().unwrap();
+    assert!(History::newest(&scene.objects, 0).unwrap().is_some());
+    scene.store.set(Fault::RefuseReads);
+    let error = History::newest(&scene.objects, 0).err().unwrap();
+    assert!(error.to_string().contains("told to fail"), "{error}");
+}
+
 #[test]
 fn a_store_that_fails_delays_the_archive_and_nothing_else() {
     for fault in [Fault::Refuse, Fault::Slow(Duration::from_secs(60)), Fault::WrongBytes] {
