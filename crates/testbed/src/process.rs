@@ -14,6 +14,9 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked whether it answers.
 const START_POLL: Duration = Duration::from_millis(20);
+/// Where Linux gives none away unless it is told to.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORT_TRIES: usize = 100;
 /// The account that servers run under where we are root: PostgreSQL refuses to run as root, and none needs it.
 const UNPRIVILEGED: &str = "nobody";
 /// `nobody` and `nogroup` on Debian.
@@ -131,9 +134,12 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody listens at just now.
+/// A port that nobody listens at just now. It is below those that the system gives to whoever asks for any, so that nobody else gets it
+/// before the server has started, or while it is down.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut tried = std::iter::repeat_with(|| fastrand::u16(PORTS)).take(PORT_TRIES);
+    tried.find(free).with_context(|| format!("of {PORT_TRIES} ports in {PORTS:?}, none is free"))
 }
 
 /// Runs a command of preparation to its end.
