@@ -4,8 +4,9 @@
 .PHONY: help test test-extended fuzz
 .NOTPARALLEL:
 
-# RocksDB is a feature, because a fresh machine lacks its library: everything is tested without it, and with it what it changes.
-ROCKSDB := -p storage -p jigap --features storage/rocksdb,jigap/rocksdb
+# RocksDB is a feature, because a fresh machine lacks its library, and HDFS, because hardly anybody has one: everything is tested
+# without them, and with them what they change.
+FEATURES := -p storage -p jigap --features storage/rocksdb,jigap/rocksdb,storage/hdfs,jigap/hdfs
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 HOST := $(shell rustc --print host-tuple)
@@ -25,13 +26,13 @@ help: ## What can be made
 # the network, and a new advisory would turn a gate red that was green.
 test: ## The gate: formatting, lints, docs, licences, every test (25 minutes at most on 2 cores, from nothing)
 	cargo fmt --all --check
-	.ci/tools gate deny rocksdb s3 servers faketime
+	.ci/tools gate deny rocksdb s3 hdfs servers faketime
 	cargo deny --log-level error check licenses bans sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	cargo test --workspace --doc --locked
-	cargo clippy $(ROCKSDB) --all-targets --locked -- -D warnings
-	cargo nextest run $(ROCKSDB) --locked -E 'test(rocksdb) | test(state_store)'
+	cargo clippy $(FEATURES) --all-targets --locked -- -D warnings
+	cargo nextest run $(FEATURES) --locked -E 'test(rocksdb) | test(state_store) | test(hdfs)'
 	cargo nextest run --workspace --locked
 
 test-extended: ## Longer campaigns of the random tests, optimised

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Each crate of the project, and which others it may import, in tests too.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ledger", &[]),
-    ("storage", &[]),
+    ("storage", &["testbed"]),
     ("api", &["ledger"]),
     ("replica", &["storage"]),
     ("coordinator", &["ledger"]),

@@ -3,6 +3,9 @@
 //! An object is written whole or not at all and never changed. Every call has a time limit, and says in its error whether it is
 //! worth repeating.
 
+#[cfg(feature = "hdfs")]
+mod hdfs;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -26,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the library repeats a request that failed for a passing reason.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// In the name of a file that is not an object yet, where a store cannot hide it otherwise.
+const DRAFT_MARK: &str = ".draft-";
 
 /// Why an object was not read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,7 +46,7 @@ pub enum ObjectError {
     /// The store refuses these credentials, or has none to go by.
     #[error(
         "{store}: access denied to {path}: {why}; for S3, check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT and the \
-         rights on the bucket"
+         rights on the bucket; for HDFS, HADOOP_USER_NAME or the ticket, and the rights on the directory"
     )]
     Denied {
         /// Where.
@@ -112,11 +117,21 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     url: String,
     prefix: String,
-    /// Of a local directory.
-    directory: Option<PathBuf>,
+    kind: Kind,
     patience: Duration,
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
+}
+
+/// What is particular to a kind of store: how an object comes to be there, whole and for good.
+enum Kind {
+    /// A conditional put does all.
+    Plain,
+    /// New names are synced as well.
+    Directory(PathBuf),
+    /// A draft is synced and renamed.
+    #[cfg(feature = "hdfs")]
+    Hdfs(hdfs_native::Client),
 }
 
 impl fmt::Debug for Objects {
@@ -154,18 +169,28 @@ impl Objects {
                 }
                 let store = LocalFileSystem::new_with_prefix(&directory).map_err(|error| address(&error))?;
                 let store = store.with_fsync(true);
-                Self::assemble(Arc::new(store), url, "", Some(directory), PATIENCE)
+                Ok(Self::assemble(
+                    Arc::new(store),
+                    url,
+                    "",
+                    Kind::Directory(directory),
+                    PATIENCE,
+                    runtime(url)?,
+                ))
             }
             "s3" => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 let store = s3(bucket).map_err(|error| address(&error))?;
-                Self::assemble(Arc::new(store), url, prefix, None, PATIENCE)
+                Ok(Self::assemble(Arc::new(store), url, prefix, Kind::Plain, PATIENCE, runtime(url)?))
             }
             #[cfg(feature = "hdfs")]
             "hdfs" => {
                 let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                let store = hdfs(&format!("hdfs://{host}")).map_err(|error| address(&error))?;
-                Self::assemble(Arc::new(store), url, prefix, None, PATIENCE)
+                let runtime = runtime(url)?;
+                let client = hdfs::client(&format!("hdfs://{host}"), runtime.handle());
+                let client = client.map_err(|error| address(&error))?;
+                let store = hdfs::store(&client);
+                Ok(Self::assemble(Arc::new(store), url, prefix, Kind::Hdfs(client), PATIENCE, runtime))
             }
             #[cfg(not(feature = "hdfs"))]
             "hdfs" => Err(address(&"this jigap was built without HDFS; build it with --features hdfs")),
@@ -175,30 +200,21 @@ impl Objects {
 
     /// Any store, under the name that errors call it by.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str, patience: Duration) -> Result<Objects, ObjectError> {
-        Self::assemble(store, url, "", None, patience)
+        Ok(Self::assemble(store, url, "", Kind::Plain, patience, runtime(url)?))
     }
 
     fn assemble(
         store: Arc<dyn ObjectStore>,
         url: &str,
         prefix: &str,
-        directory: Option<PathBuf>,
+        kind: Kind,
         patience: Duration,
-    ) -> Result<Objects, ObjectError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(4)
-            .thread_name("jigap-objects")
-            .enable_all()
-            .build()
-            .map_err(|error| ObjectError::Address {
-                url: url.to_owned(),
-                why: format!("cannot start a thread: {error}"),
-            })?;
+        runtime: Runtime,
+    ) -> Objects {
         let prefix = prefix.trim_matches('/').to_owned();
         let url = url.trim_end_matches('/').to_owned();
-        let inner = Inner { store, url, prefix, directory, patience, runtime: Some(runtime) };
-        Ok(Objects { inner: Arc::new(inner) })
+        let inner = Inner { store, url, prefix, kind, patience, runtime: Some(runtime) };
+        Objects { inner: Arc::new(inner) }
     }
 
     /// The address.
@@ -229,14 +245,21 @@ impl Objects {
     pub fn put_new(&self, path: &str, content: Bytes) -> Result<Written, ObjectError> {
         let at = self.at(path);
         let written = self.call("write", path, async {
-            let payload = PutPayload::from(content.clone());
-            match self.inner.store.put_opts(&at, payload, PutMode::Create.into()).await {
-                Ok(_) => Ok(Written::New),
+            let created = match &self.inner.kind {
+                #[cfg(feature = "hdfs")]
+                Kind::Hdfs(client) => hdfs::create(client, &at, content).await,
+                Kind::Plain | Kind::Directory(_) => {
+                    let options = PutMode::Create.into();
+                    self.inner.store.put_opts(&at, PutPayload::from(content), options).await.map(drop)
+                }
+            };
+            match created {
+                Ok(()) => Ok(Written::New),
                 Err(object_store::Error::AlreadyExists { .. }) => Ok(Written::Existed),
                 Err(error) => Err(error),
             }
         })?;
-        if let (Some(directory), Written::New) = (&self.inner.directory, written) {
+        if let (Kind::Directory(directory), Written::New) = (&self.inner.kind, written) {
             self.sync_directories(directory, path)?;
         }
         Ok(written)
@@ -254,6 +277,12 @@ impl Objects {
 
     /// Every object whose name begins with this folder, sorted by name.
     pub fn list(&self, folder: &str) -> Result<Vec<Listed>, ObjectError> {
+        let mut listed = self.list_with_drafts(folder)?;
+        listed.retain(|listed| !is_draft(&listed.path));
+        Ok(listed)
+    }
+
+    fn list_with_drafts(&self, folder: &str) -> Result<Vec<Listed>, ObjectError> {
         let at = self.at(folder);
         let prefix = match self.inner.prefix.as_str() {
             "" => String::new(),
@@ -291,10 +320,22 @@ impl Objects {
         }
     }
 
-    /// Takes away what writes that were cut off left in a local directory. Nobody else may write there meanwhile.
+    /// Takes away what writes that were cut off left behind. Nobody else may write there meanwhile.
     pub fn remove_drafts(&self) -> Result<(), ObjectError> {
-        let Some(directory) = &self.inner.directory else { return Ok(()) };
-        let mut waiting = vec![directory.clone()];
+        match &self.inner.kind {
+            Kind::Plain => Ok(()),
+            Kind::Directory(directory) => self.remove_local_drafts(directory),
+            #[cfg(feature = "hdfs")]
+            Kind::Hdfs(_) => {
+                let listed = self.list_with_drafts("")?;
+                let mut drafts = listed.iter().filter(|listed| is_draft(&listed.path));
+                drafts.try_for_each(|draft| self.remove(&draft.path))
+            }
+        }
+    }
+
+    fn remove_local_drafts(&self, directory: &FilePath) -> Result<(), ObjectError> {
+        let mut waiting = vec![directory.to_owned()];
         while let Some(directory) = waiting.pop() {
             let Ok(entries) = std::fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
@@ -345,8 +386,9 @@ impl Objects {
             }
             other => {
                 let why = root_cause(other);
-                // Listings report a refusal as any other failure.
-                match ["403 Forbidden", "401 Unauthorized"].iter().any(|status| why.contains(status)) {
+                // Listings report a refusal as any other failure, and HDFS everything.
+                let refusals = ["403 Forbidden", "401 Unauthorized", "AccessControlException"];
+                match refusals.iter().any(|status| why.contains(status)) {
                     true => ObjectError::Denied { store, path, why },
                     false => ObjectError::Unavailable { store, action, path, why },
                 }
@@ -359,13 +401,35 @@ impl Objects {
     }
 }
 
+/// One thread that carries the connections of the store at this address.
+fn runtime(url: &str) -> Result<Runtime, ObjectError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(4)
+        .thread_name("jigap-objects")
+        .enable_all()
+        .build()
+        .map_err(|error| ObjectError::Address {
+            url: url.to_owned(),
+            why: format!("cannot start a thread: {error}"),
+        })
+}
+
+/// True for what a write left behind that was cut off.
+fn is_draft(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.contains(DRAFT_MARK))
+}
+
 /// What lies below the wrappings, which repeat each other.
 fn root_cause(error: &object_store::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    let text = cause.to_string();
+    // A NameNode says after that where in its code it noticed.
+    let lines = text.lines().take_while(|line| !line.starts_with("\tat "));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 fn s3(bucket: &str) -> object_store::Result<impl ObjectStore> {
@@ -383,9 +447,4 @@ fn s3(bucket: &str) -> object_store::Result<impl ObjectStore> {
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_bucket_name(bucket)
         .build()
-}
-
-#[cfg(feature = "hdfs")]
-fn hdfs(url: &str) -> object_store::Result<impl ObjectStore> {
-    hdfs_native_object_store::HdfsObjectStoreBuilder::new().with_url(url).build()
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::{Server, run};
+use crate::process::{Account, Server, run};
 
 /// The user that tests connect as.
 const USER: &str = "wallet";
@@ -18,7 +18,7 @@ pub fn postgres() -> Result<(Server, String)> {
         let mut command = Command::new(initdb);
         command.arg("-D").arg(directory.join("data"));
         command.args(["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        run(&command)
+        run(&command, Account::Unprivileged)
     };
     let server = Server::start("postgres", prepare, move |directory, port| {
         let mut command = Command::new(binaries.join("postgres"));
@@ -55,7 +55,7 @@ pub fn mariadb() -> Result<(Server, String)> {
             "--skip-test-db",
             "--innodb-log-file-size=8M",
         ]);
-        run(&command)?;
+        run(&command, Account::Unprivileged)?;
         // Run once, at every start, before the port answers.
         let statements = format!(
             "CREATE DATABASE IF NOT EXISTS {USER} CHARACTER SET utf8mb4;\n\

@@ -5,9 +5,11 @@
 //! [`Server::kill`] is `kill -9`; [`Server::restart`] starts it again on the same port with the same data.
 
 mod databases;
+mod hdfs;
 mod process;
 mod services;
 
 pub use databases::{mariadb, postgres};
+pub use hdfs::Hdfs;
 pub use process::Server;
 pub use services::{nats, redis, zookeeper};

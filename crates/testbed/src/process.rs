@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 /// How long a server may take until it answers.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it is tried again after `kill -9`.
 const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked whether it answers.
-const START_POLL: Duration = Duration::from_millis(20);
+pub(crate) const START_POLL: Duration = Duration::from_millis(20);
 /// Where Linux gives none away unless it is told to.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const PORT_TRIES: usize = 100;
@@ -25,9 +25,19 @@ const UNPRIVILEGED_NUMBER: u32 = 65_534;
 /// The command line of a server, from its directory and port.
 type CommandLine = Box<dyn Fn(&Path, u16) -> Command + Send>;
 
+/// Whom a server runs as.
+#[derive(Clone, Copy)]
+pub(crate) enum Account {
+    /// `nobody` where we are root.
+    Unprivileged,
+    /// Whoever runs the test: for a server whose program is in the build directory, which `nobody` may not be let into.
+    Ours,
+}
+
 /// A server that runs, until it is dropped.
 pub struct Server {
     name: &'static str,
+    account: Account,
     directory: TempDir,
     port: u16,
     command: CommandLine,
@@ -41,12 +51,13 @@ impl Server {
         prepare: impl FnOnce(&Path) -> Result<()>,
         command: impl Fn(&Path, u16) -> Command + Send + 'static,
     ) -> Result<Server> {
-        Server::start_at(name, free_port()?, prepare, command)
+        Server::start_at(name, Account::Unprivileged, free_port()?, prepare, command)
     }
 
-    /// The same, at a port that is settled already.
+    /// The same, under this account, at a port that is settled already.
     pub(crate) fn start_at(
         name: &'static str,
+        account: Account,
         port: u16,
         prepare: impl FnOnce(&Path) -> Result<()>,
         command: impl Fn(&Path, u16) -> Command + Send + 'static,
@@ -54,7 +65,7 @@ impl Server {
         let directory = tempfile::Builder::new().prefix(&format!("testbed-{name}-")).tempdir()?;
         give_away(directory.path())?;
         prepare(directory.path()).with_context(|| format!("cannot prepare {name}"))?;
-        let mut server = Server { name, directory, port, command: Box::new(command), child: None };
+        let mut server = Server { name, account, directory, port, command: Box::new(command), child: None };
         server.spawn()?;
         Ok(server)
     }
@@ -93,7 +104,7 @@ impl Server {
 
     fn spawn(&mut self) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        let mut command = unprivileged(&(self.command)(self.directory.path(), self.port));
+        let mut command = bound(&(self.command)(self.directory.path(), self.port), self.account);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child =
             command.spawn().with_context(|| format!("cannot start {}: is it installed?", self.name))?;
@@ -105,10 +116,7 @@ impl Server {
         let deadline = Instant::now() + START_PATIENCE;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         while TcpStream::connect(address).is_err() {
-            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-            if let Some(status) = ended {
-                bail!("{} ended with {status}: {}", self.name, self.log_tail());
-            }
+            self.check()?;
             if Instant::now() > deadline {
                 bail!("{} does not answer: {}", self.name, self.log_tail());
             }
@@ -117,11 +125,21 @@ impl Server {
         Ok(())
     }
 
+    /// Fails if it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+        if let Some(status) = ended {
+            bail!("{} ended with {status}: {}", self.name, self.log_tail());
+        }
+        Ok(())
+    }
+
     fn log(&self) -> PathBuf {
         self.directory.path().join("testbed.log")
     }
 
-    fn log_tail(&self) -> String {
+    /// The last it said.
+    pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -143,8 +161,8 @@ pub(crate) fn free_port() -> Result<u16> {
 }
 
 /// Runs a command of preparation to its end.
-pub(crate) fn run(command: &Command) -> Result<()> {
-    let output = unprivileged(command).stdin(Stdio::null()).output();
+pub(crate) fn run(command: &Command, account: Account) -> Result<()> {
+    let output = bound(command, account).stdin(Stdio::null()).output();
     let output =
         output.with_context(|| format!("cannot run {:?}: is it installed?", command.get_program()))?;
     if !output.status.success() {
@@ -162,11 +180,11 @@ pub(crate) fn give_away(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same command under an unprivileged account, ended when this thread ends.
-fn unprivileged(command: &Command) -> Command {
+/// The same command under this account, ended when this thread ends.
+fn bound(command: &Command, account: Account) -> Command {
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL"]);
-    if rustix::process::geteuid().is_root() {
+    if matches!(account, Account::Unprivileged) && rustix::process::geteuid().is_root() {
         wrapped.args(["--reuid", UNPRIVILEGED, "--regid", "nogroup", "--clear-groups"]);
     }
     wrapped.arg("--").arg(command.get_program()).args(command.get_args());

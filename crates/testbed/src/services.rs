@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::process::{Server, free_port, give_away};
+use crate::process::{Account, Server, free_port, give_away};
 
 /// How long an ensemble may take until it has a leader.
 const ZOOKEEPER_PATIENCE: Duration = Duration::from_secs(60);
@@ -58,13 +58,19 @@ pub fn zookeeper(nodes: usize) -> Result<(Vec<Server>, String)> {
             Ok(std::fs::write(directory.join("zoo.cfg"), configuration)?)
         };
         let main = if nodes == 1 { "ZooKeeperServerMain" } else { "quorum.QuorumPeerMain" };
-        starting.push(Server::start_at("zookeeper", client, prepare, move |directory, _| {
-            let mut command = Command::new("java");
-            command.args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
-            command.arg(format!("{}:/usr/share/java/zookeeper.jar", directory.display()));
-            command.arg(format!("org.apache.zookeeper.server.{main}")).arg(directory.join("zoo.cfg"));
-            command
-        })?);
+        starting.push(Server::start_at(
+            "zookeeper",
+            Account::Unprivileged,
+            client,
+            prepare,
+            move |directory, _| {
+                let mut command = Command::new("java");
+                command.args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+                command.arg(format!("{}:/usr/share/java/zookeeper.jar", directory.display()));
+                command.arg(format!("org.apache.zookeeper.server.{main}")).arg(directory.join("zoo.cfg"));
+                command
+            },
+        )?);
     }
     for [client, ..] in &ports {
         wait_until_zookeeper_serves(*client)?;

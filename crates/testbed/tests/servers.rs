@@ -1,4 +1,4 @@
-//! Every server starts, survives `kill -9` with a restart, and ends with its value.
+//! Every server starts, survives `kill -9` with a restart, and ends with its value. (HDFS, in the tests of `storage` and `jigap`.)
 #![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
 
 use std::net::TcpStream;

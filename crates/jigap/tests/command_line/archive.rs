@@ -1,4 +1,4 @@
-//! `jigap snapshot` and `jigap restore`, against a directory and against S3.
+//! `jigap snapshot` and `jigap restore`, against a directory, S3 and HDFS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,6 +90,72 @@ fn s3_gives_back_every_past_state() {
     drop(seaweed);
     let gone = home.run(&["restore", "--from", "s3://wallet/some/prefix", "--to", "gone"]).expect_code(3);
     assert!(gone.stderr.contains("s3://wallet/some/prefix"), "{gone:?}");
+}
+
+#[cfg(feature = "hdfs")]
+#[test]
+fn hdfs_gives_back_every_past_state() {
+    let mut hdfs = testbed::Hdfs::start().unwrap();
+    let archive = hdfs.url("some/archive");
+    there_and_back(&archive, &[]);
+    nothing_is_lost_over_kill_9(&mut hdfs);
+    // Whoever may not write there serves all the same, and says what is wrong.
+    let home = Home::with_environment(&[("HADOOP_USER_NAME", "stranger")]);
+    home.run(&["snapshot", "list", "--archive-url", &archive]).expect_code(0);
+    let mut wallet = home.serve_with(&["--archive-url", &hdfs.url("other"), "--archive-interval", "10ms"]);
+    wallet.open_and_pay();
+    let line = wallet.wait_for_log("archiving failed");
+    assert!(line.contains("access denied") && line.contains("HADOOP_USER_NAME"), "{line}");
+    let refused = wallet.ask(&["snapshot", "create", "--timeout", "1s"]).expect_code(3);
+    assert!(refused.stderr.contains("access denied"), "{refused:?}");
+    wallet.stop();
+    drop(hdfs);
+    let gone = home.run(&["restore", "--from", &archive, "--to", "gone"]).expect_code(3);
+    assert!(gone.stderr.contains(&archive) && gone.stderr.contains("Connection refused"), "{gone:?}");
+}
+
+/// Each node is killed below a wallet that serves, which says what is wrong, loses nothing, and goes on by itself.
+#[cfg(feature = "hdfs")]
+fn nothing_is_lost_over_kill_9(hdfs: &mut testbed::Hdfs) {
+    let archive = hdfs.url("killed");
+    let home = Home::new();
+    let mut wallet = home.serve_with(&["--archive-url", &archive, "--archive-interval", "10ms"]);
+    wallet.open_and_pay();
+    let first = state(&wallet);
+    wallet.ask(&["snapshot", "create"]).expect_code(0);
+    let restore = |to: &str| home.run(&["restore", "--from", &archive, "--to", to]);
+
+    hdfs.kill_data_node();
+    wallet.ask(&["transfer", "alice", "bob", "1", "USD"]).expect_code(0);
+    let line = wallet.wait_for_log("archiving failed");
+    assert!(
+        line.contains("cannot write") && line.contains("disk of a DataNode: Connection refused"),
+        "{line}"
+    );
+    let unread = restore("unread").expect_code(3);
+    assert!(unread.stderr.contains(&archive) && unread.stderr.contains("All DataNodes failed"), "{unread:?}");
+    hdfs.restart_data_node().unwrap();
+    // By its own repetition, at the latest with the snapshot.
+    wallet.ask(&["snapshot", "create"]).expect_code(0);
+    wallet.wait_for_log("archiving goes on");
+
+    hdfs.kill_name_node();
+    wallet.ask(&["transfer", "alice", "bob", "2", "USD"]).expect_code(0);
+    let line = wallet.wait_for_log("archiving failed");
+    assert!(line.contains(&archive) && line.contains("Connection refused"), "{line}");
+    let last = state(&wallet);
+    // The wallet ends as well, so that the archive's end is written by the next one.
+    wallet.stop();
+    hdfs.restart_name_node().unwrap();
+    let wallet = home.serve_with(&["--archive-url", &archive, "--archive-interval", "10ms"]);
+    wallet.ask(&["snapshot", "create"]).expect_code(0);
+    wallet.stop();
+
+    assert_eq!(restored(restore("restored")), last);
+    let from_start =
+        home.run(&["restore", "--from", &archive, "--to", "past", "--at-sequence", &first.0.to_string()]);
+    assert_eq!(restored(from_start), first);
+    home.run(&["snapshot", "verify", "--archive-url", &archive]).expect_code(0);
 }
 
 #[test]

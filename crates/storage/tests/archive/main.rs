@@ -114,7 +114,10 @@ fn assert_whole(reader: &Reader, frames: u64) {
 
 #[test]
 fn what_the_journal_lets_go_of_is_read_as_if_it_were_there() {
-    let scene = Scene::new();
+    assert_released_frames_are_read(&Scene::new());
+}
+
+fn assert_released_frames_are_read(scene: &Scene) {
     let journal = scene.journal();
     let archiver = scene.archiver(&journal);
     append(&journal, FRAMES);

@@ -24,6 +24,82 @@ fn assert_conforms(objects: &Objects) {
     objects.remove("a/b/one").unwrap();
     objects.remove("a/b/one").unwrap();
     assert_eq!(objects.folders("a").unwrap(), ["c"]);
+    assert_one_writer_wins(objects);
+}
+
+/// Of many that write one object at once, one does, and everybody reads what it wrote.
+fn assert_one_writer_wins(objects: &Objects) {
+    let race = |number: u8| {
+        let content = Bytes::from(vec![number; 100_000]);
+        (number, objects.put_new("race/object", content).unwrap())
+    };
+    let race = &race;
+    let written: Vec<(u8, Written)> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..8).map(|number| scope.spawn(move || race(number))).collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let winners: Vec<u8> =
+        written.iter().filter(|(_, written)| *written == Written::New).map(|(number, _)| *number).collect();
+    let [winner] = winners[..] else { panic!("{written:?}") };
+    assert_eq!(objects.get("race/object").unwrap(), Bytes::from(vec![winner; 100_000]));
+    assert_eq!(objects.list("race").unwrap().len(), 1);
+}
+
+#[cfg(feature = "hdfs")]
+#[test]
+fn hdfs_conforms_over_kill_9() {
+    let mut hdfs = testbed::Hdfs::start().unwrap();
+    // As in a wallet that ends: the archive outlives the runtime of whoever opened it.
+    let elsewhere = tokio::runtime::Runtime::new().unwrap();
+    let url = hdfs.url("some/archive");
+    let opening = elsewhere.spawn_blocking(move || {
+        let objects = Objects::open(&url, Purpose::Write).unwrap();
+        assert!(matches!(objects.get("one"), Err(ObjectError::Missing { .. })));
+        objects
+    });
+    let objects = elsewhere.block_on(opening).unwrap();
+    drop(elsewhere);
+    assert!(objects.list("").unwrap().is_empty(), "a directory that is missing has no objects");
+    assert_conforms(&objects);
+    // A write that was cut off is no object, and is taken away.
+    let half = "a/c/two.draft-0123456789abcdef";
+    objects.put_new(half, Bytes::from_static(b"half")).unwrap();
+    assert_eq!(objects.list("a").unwrap().len(), 1);
+    objects.remove_drafts().unwrap();
+    assert!(matches!(objects.get(half), Err(ObjectError::Missing { .. })));
+    assert_eq!(objects.list("").unwrap().len(), 3);
+
+    // Without a disk to read or write at, there is an error in time that says so, and neither an object nor a draft.
+    let three = Bytes::from_static(b"three");
+    hdfs.kill_data_node();
+    let failed = objects.put_new("a/c/three", three.clone()).unwrap_err();
+    assert_unavailable(&failed, "write a/c/three", "disk of a DataNode: Connection refused");
+    assert_unavailable(&objects.get("a/c/two").unwrap_err(), "read a/c/two", "All DataNodes failed");
+    assert!(matches!(objects.get("a/c/three"), Err(ObjectError::Missing { .. })));
+    hdfs.restart_data_node().unwrap();
+    assert_eq!(objects.put_new("a/c/three", three.clone()).unwrap(), Written::New);
+
+    // Without the one that knows the names, nothing is said to be missing.
+    hdfs.kill_name_node();
+    let failed = objects.put_new("a/c/four", three.clone()).unwrap_err();
+    assert_unavailable(&failed, "write a/c/four", "Connection refused");
+    assert_unavailable(&objects.list("a").unwrap_err(), "list a", "Connection refused");
+    hdfs.restart_name_node().unwrap();
+    assert_eq!(objects.put_new("a/c/three", Bytes::from_static(b"other")).unwrap(), Written::Existed);
+    assert_eq!(objects.get("a/c/three").unwrap(), three);
+    assert_eq!(objects.get("a/c/two").unwrap().len(), 5 << 20);
+    assert_eq!(objects.list("").unwrap().len(), 4);
+
+    let objects = Objects::open(&hdfs.url("another"), Purpose::Write).unwrap();
+    super::assert_released_frames_are_read(&super::Scene { objects, ..super::Scene::new() });
+}
+
+#[cfg(feature = "hdfs")]
+#[track_caller]
+fn assert_unavailable(error: &ObjectError, what: &str, why: &str) {
+    let told = error.to_string();
+    assert!(matches!(error, ObjectError::Unavailable { .. }), "{told}");
+    assert!(told.starts_with("hdfs://") && told.contains(what) && told.contains(why), "{told}");
 }
 
 #[test]
