@@ -212,7 +212,8 @@ pub(crate) fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
     let objects = objects.map_err(|error| Failure::new(object_exit(&error), error))?;
     let source = Source::Archive { objects, partition: PARTITION };
     let started = Instant::now();
-    let template = partition::Options::new(PathBuf::new());
+    let mut template = partition::Options::new(PathBuf::new());
+    template.store_engine = arguments.state_store;
     let restored = build("restoring", source, moment, Extent::AfterSnapshot, &arguments.to, template)?;
     report(&restored, started.elapsed(), arguments).or_exit(Exit::Failed)
 }

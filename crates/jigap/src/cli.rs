@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{StringValueParser, TypedValueParser, ValueParser};
 use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
 use clap_complete::Shell;
+use storage::store::Engine;
 
 use crate::bench::BenchArguments;
 use crate::events_command::EventsArguments;
@@ -425,10 +426,17 @@ pub(crate) struct RestoreArguments {
     /// The new data directory; must be empty or missing
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
+    /// What keeps the new directory's checkpoints: the setting state-store of the wallet that will serve it
+    #[arg(long, env = "JIGAP_STATE_STORE", value_name = "ENGINE", value_parser = engine, default_value = Engine::PREFERRED.name())]
+    pub(crate) state_store: Engine,
     #[command(flatten)]
     pub(crate) moment: MomentArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+fn engine(name: &str) -> Result<Engine, String> {
+    Engine::parse(name).ok_or_else(|| format!("must be one of {}", Engine::ALL.map(Engine::name).join(", ")))
 }
 
 const VERIFY_HELP: &str = "\

@@ -131,7 +131,7 @@ impl Options {
             segment_size_bytes: 64 << 20,
             queue_commands_max: 128 << 10,
             run_events: 2 << 20,
-            store_engine: Engine::default(),
+            store_engine: Engine::PREFERRED,
             store_cache_size_bytes: 64 << 20,
             keys: None,
             archive: None,

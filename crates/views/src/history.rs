@@ -52,7 +52,7 @@ pub struct HistoryOptions {
 
 impl Default for HistoryOptions {
     fn default() -> HistoryOptions {
-        HistoryOptions { run_postings: 4 << 20, engine: Engine::default(), cache_size_bytes: 32 << 20 }
+        HistoryOptions { run_postings: 4 << 20, engine: Engine::PREFERRED, cache_size_bytes: 32 << 20 }
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         name: "state-store",
         value_name: "ENGINE",
         unit: "",
-        default: if Engine::RocksDb.is_built_in() { "rocksdb" } else { "lsm-tree" },
+        default: Engine::PREFERRED.name(),
         kind: Kind::Engine,
         scope: Scope::Directory,
         doc: "What keeps checkpoints and history on disk: lsm-tree, or rocksdb where it is built in; a directory keeps the one that made it",

@@ -20,10 +20,9 @@ const FILE: &str = "ENGINE";
 const DRAFT: &str = "ENGINE.new";
 
 /// What keeps the files of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     /// The pure-Rust LSM tree: always built in.
-    #[default]
     LsmTree,
     /// RocksDB, over the system's library: built in with the cargo feature `rocksdb`.
     RocksDb,
@@ -32,6 +31,10 @@ pub enum Engine {
 impl Engine {
     /// All there are.
     pub const ALL: [Engine; 2] = [Engine::LsmTree, Engine::RocksDb];
+
+    /// What a new directory gets unless somebody chooses.
+    pub const PREFERRED: Engine =
+        if Engine::RocksDb.is_built_in() { Engine::RocksDb } else { Engine::LsmTree };
 
     /// The name in settings and on disk.
     pub const fn name(self) -> &'static str {
