@@ -9,6 +9,7 @@ mod grpc;
 #[path = "../command_line/harness.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod harness;
+mod instances;
 mod operator;
 mod queries;
 mod wallet;
@@ -62,6 +63,7 @@ fn run_over_sql(name: &str, more_flags: &[&str]) {
     assert!(unprepared.stderr.contains("jigap sql migrate"), "{unprepared:?}");
     home.run(&["sql", "migrate", &first, &second]).expect_code(0);
     run(architecture::of(name), &flags);
+    instances::any_may_be_killed(name, &flags);
 }
 
 #[test]
@@ -107,6 +109,7 @@ fn redis_tcc() {
     let smaller = home.run(&["partition-map", "set", "--zookeeper", &zookeeper, &first]).expect_code(2);
     assert!(smaller.stderr.contains("has 2 partitions, and 1 were given"), "{smaller:?}");
     run(architecture::of("redis-tcc"), &flags);
+    instances::any_may_be_killed("redis-tcc", &flags);
     let shown = home.run(&["partition-map", "show", "--zookeeper", &zookeeper, "--json"]).expect_code(0);
     assert!(shown.stdout.contains(&first) && shown.stdout.contains(&second), "{shown:?}");
 }

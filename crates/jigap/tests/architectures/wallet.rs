@@ -79,6 +79,15 @@ impl Wallet {
         answer(self.agent.post(format!("{}{path}", self.base)).send_json(body).unwrap())
     }
 
+    /// As [`Wallet::post`]; `None` when there is no answer, or one that asks to try again.
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> Option<Value> {
+        let response = self.agent.post(format!("{}{path}", self.base)).send_json(body).ok()?;
+        let status = response.status().as_u16();
+        let body: Value = response.into_body().read_json().ok()?;
+        assert!((200..300).contains(&status) || status >= 500, "{status}: {body}");
+        (status < 300).then_some(body)
+    }
+
     /// Opens accounts whose names nobody else uses.
     pub(crate) fn accounts<const COUNT: usize>(&self) -> [String; COUNT] {
         std::array::from_fn(|_| {

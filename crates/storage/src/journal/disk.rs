@@ -85,6 +85,13 @@ pub trait DiskFile: Send + Sync {
     /// As [`DiskFile::write_durable`], with zeros; made for large ranges.
     fn zero_durable(&self, offset: u64, size_bytes: u64) -> io::Result<()>;
 
+    /// As [`DiskFile::zero_durable`], for a file that nobody waits for: a disk that writes in parts calls `between` after each but the
+    /// last, to let other writes pass.
+    fn zero_aside(&self, offset: u64, size_bytes: u64, between: &mut dyn FnMut()) -> io::Result<()> {
+        let _ = between;
+        self.zero_durable(offset, size_bytes)
+    }
+
     /// Fills the buffer from `offset` on. Neither need be aligned.
     fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }

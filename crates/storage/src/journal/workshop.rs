@@ -1,8 +1,9 @@
 //! Work that the writer must not wait for: zero-filled segments ahead of need, side-cars behind it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -14,6 +15,10 @@ use super::shared::Shared;
 
 /// Retired segments that are kept to be used again; what comes beyond is removed.
 const RETIRED_KEPT_MAX: usize = 3;
+
+/// How long a segment that is prepared ahead of need rests after each part. Without it the disk serves nobody else meanwhile: a frame
+/// that was written at the same time waited for 64 ms.
+const REST: Duration = Duration::from_millis(4);
 
 /// A segment that is all zero and has no place in the journal yet.
 pub(crate) struct Spare {
@@ -30,6 +35,8 @@ pub(crate) struct Workshop {
     retired: Vec<u64>,
     /// Numbers of spares that are all zero.
     zeroed: Vec<u64>,
+    /// True while the writer waits for a spare. `None` where all is done when it is asked for.
+    awaited: Option<Arc<AtomicBool>>,
 }
 
 impl Workshop {
@@ -47,6 +54,7 @@ impl Workshop {
             meta,
             segment_size_bytes,
             shared,
+            awaited: None,
         };
         let directory = &workshop.shared.directory;
         let misfits = |entries: &[(u64, u64)]| -> Vec<u64> {
@@ -87,7 +95,13 @@ impl Workshop {
             }
         };
         let path = spare_path(directory, number);
-        let zeroed = file.zero_durable(0, self.segment_size_bytes).inspect_err(|_| self.give_up(&path));
+        let mut rest = || {
+            if self.awaited.as_ref().is_some_and(|awaited| !awaited.load(Ordering::Relaxed)) {
+                std::thread::sleep(REST);
+            }
+        };
+        let zeroed = file.zero_aside(0, self.segment_size_bytes, &mut rest);
+        let zeroed = zeroed.inspect_err(|_| self.give_up(&path));
         zeroed.map_err(|source| JournalError::io("zero", &path, source))?;
         // Only a segment that is durably zero may bear a name that says so.
         disk.rename(&path, &zeroed_path(directory, number))
@@ -193,12 +207,16 @@ pub(crate) enum Helper {
     Thread {
         jobs: Option<Sender<Job>>,
         ready: Receiver<Result<Spare, JournalError>>,
+        /// Set while the writer waits: then there is no more time for rests.
+        awaited: Arc<AtomicBool>,
         thread: Option<JoinHandle<()>>,
     },
 }
 
 impl Helper {
-    pub(crate) fn start(workshop: Workshop) -> Result<Helper, JournalError> {
+    pub(crate) fn start(mut workshop: Workshop) -> Result<Helper, JournalError> {
+        let awaited = Arc::new(AtomicBool::new(false));
+        workshop.awaited = Some(Arc::clone(&awaited));
         let (jobs, jobs_receiver) = crossbeam_channel::unbounded();
         let (ready_sender, ready) = crossbeam_channel::bounded(0);
         let directory = workshop.shared.directory.clone();
@@ -206,13 +224,18 @@ impl Helper {
             .name("journal-spares".into())
             .spawn(move || workshop.run(&jobs_receiver, &ready_sender))
             .map_err(|source| JournalError::io("start a thread for", &directory, source))?;
-        Ok(Helper::Thread { jobs: Some(jobs), ready, thread: Some(thread) })
+        Ok(Helper::Thread { jobs: Some(jobs), ready, awaited, thread: Some(thread) })
     }
 
     pub(crate) fn spare(&mut self) -> Result<Spare, JournalError> {
         match self {
             Helper::Inline(workshop) => workshop.prepare(),
-            Helper::Thread { ready, .. } => ready.recv().unwrap_or(Err(JournalError::Panicked)),
+            Helper::Thread { ready, awaited, .. } => {
+                awaited.store(true, Ordering::Relaxed);
+                let spare = ready.recv().unwrap_or(Err(JournalError::Panicked));
+                awaited.store(false, Ordering::Relaxed);
+                spare
+            }
         }
     }
 
@@ -235,7 +258,8 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        if let Helper::Thread { jobs, thread, .. } = self {
+        if let Helper::Thread { jobs, thread, awaited, .. } = self {
+            awaited.store(true, Ordering::Relaxed);
             drop(jobs.take());
             if let Some(thread) = thread.take() {
                 // A panic there was reported by the panic hook, and the writer sees the missing spare.

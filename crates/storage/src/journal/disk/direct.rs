@@ -120,7 +120,11 @@ impl DiskFile for DirectFile {
     }
 
     fn zero_durable(&self, offset: u64, size_bytes: u64) -> io::Result<()> {
-        zero_durable(self.zeroing.as_ref().unwrap_or(&self.file), offset, size_bytes)
+        self.zero_aside(offset, size_bytes, &mut || {})
+    }
+
+    fn zero_aside(&self, offset: u64, size_bytes: u64, between: &mut dyn FnMut()) -> io::Result<()> {
+        zero_durable(self.zeroing.as_ref().unwrap_or(&self.file), offset, size_bytes, between)
     }
 
     fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -152,7 +156,12 @@ pub(super) fn create(path: &Path, size_bytes: u64) -> io::Result<File> {
     Ok(file)
 }
 
-pub(super) fn zero_durable(file: &File, offset: u64, size_bytes: u64) -> io::Result<()> {
+pub(super) fn zero_durable(
+    file: &File,
+    offset: u64,
+    size_bytes: u64,
+    between: &mut dyn FnMut(),
+) -> io::Result<()> {
     let chunk_size_bytes = usize::try_from(size_bytes).unwrap_or(usize::MAX).min(ZEROS_SIZE_BYTES);
     let zeros = BufferPool::new().take(chunk_size_bytes);
     let end = offset + size_bytes;
@@ -161,6 +170,9 @@ pub(super) fn zero_durable(file: &File, offset: u64, size_bytes: u64) -> io::Res
         let size_bytes = usize::try_from(end - position).unwrap_or(usize::MAX).min(chunk_size_bytes);
         write_all(file, position, &[IoSlice::new(&zeros[..size_bytes])])?;
         position += size_bytes as u64;
+        if position < end {
+            between();
+        }
     }
     // Not only the data: a file that was only reserved has its extents marked as written now.
     file.sync_all()

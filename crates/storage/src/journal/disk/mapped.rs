@@ -82,7 +82,7 @@ impl DiskFile for MappedFile {
     }
 
     fn zero_durable(&self, offset: u64, size_bytes: u64) -> io::Result<()> {
-        direct::zero_durable(&self.file, offset, size_bytes)
+        direct::zero_durable(&self.file, offset, size_bytes, &mut || {})
     }
 
     fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
