@@ -52,6 +52,52 @@ pub enum Effect {
     Over,
 }
 
+/// What a transaction is about, for whoever measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// It is taken over from an instance that is gone.
+    TakeOver,
+    /// Its record is made; in TC/C and Saga the owner's first phase is in the same step.
+    Begin,
+    /// The first phase of the other branches.
+    First,
+    /// An operator's cancel asks the shard that would decide.
+    Cancel,
+    /// The decision is recorded.
+    Decide,
+    /// The second phase of the other branches.
+    Second,
+    /// The record is closed. What one shard can do alone is nothing but this.
+    Finish,
+}
+
+impl Phase {
+    /// All, in the order in which they can follow each other.
+    pub const ALL: [Phase; 7] = [
+        Phase::TakeOver,
+        Phase::Begin,
+        Phase::First,
+        Phase::Cancel,
+        Phase::Decide,
+        Phase::Second,
+        Phase::Finish,
+    ];
+
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::TakeOver => "take_over",
+            Phase::Begin => "begin",
+            Phase::First => "first_phase",
+            Phase::Cancel => "cancel",
+            Phase::Decide => "decide",
+            Phase::Second => "second_phase",
+            Phase::Finish => "finish",
+        }
+    }
+}
+
 /// An operator's cancel comes too late: the transaction is decided, or is a single step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCancellable;
@@ -192,17 +238,17 @@ impl Machine {
         &self.plan
     }
 
-    /// A word for what is being done, for traces.
-    pub fn stage(&self) -> &'static str {
+    /// What is being done, for metrics and traces; `None` when it is over.
+    pub fn phase(&self) -> Option<Phase> {
         match self.stage {
-            Stage::TakeOver => "take over",
-            Stage::Begin => "begin",
-            Stage::First(_) => "first phase",
-            Stage::AskLast => "cancel",
-            Stage::Decide => "decide",
-            Stage::Second(_) => "second phase",
-            Stage::Finish => "finish",
-            Stage::Over => "over",
+            Stage::TakeOver => Some(Phase::TakeOver),
+            Stage::Begin => Some(Phase::Begin),
+            Stage::First(_) => Some(Phase::First),
+            Stage::AskLast => Some(Phase::Cancel),
+            Stage::Decide => Some(Phase::Decide),
+            Stage::Second(_) => Some(Phase::Second),
+            Stage::Finish => Some(Phase::Finish),
+            Stage::Over => None,
         }
     }
 
@@ -511,7 +557,7 @@ impl Machine {
     }
 
     fn broken(&mut self, answer: &dyn std::fmt::Debug) -> Vec<Effect> {
-        let stage = self.stage();
+        let stage = self.phase().map_or("over", Phase::name);
         self.stage = Stage::Over;
         self.sent.clear();
         vec![Effect::Broken(format!(

@@ -1,5 +1,7 @@
 //! Metrics in the text format of Prometheus.
 
+mod over_shards;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +12,7 @@ use shards::partition::Histogram;
 use storage::archive::ArchiveMetrics;
 
 use crate::Node;
+use crate::backend::Backend;
 
 /// What the network side counts.
 #[derive(Default)]
@@ -39,7 +42,7 @@ impl NetworkMetrics {
 }
 
 /// Everything, as text.
-pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> String {
+pub(crate) fn exposition(network: &NetworkMetrics, backend: Option<&Backend>) -> String {
     let mut out = Exposition(String::new());
     out.head("jigap_http_requests_total", "counter", "HTTP requests by route and status.");
     for ((route, status), count) in network.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -58,14 +61,19 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
     out.single("jigap_grpc_batches_total", "counter", "Batches of gRPC streams.", load(&network.batches));
     let transfers = load(&network.batch_transfers);
     out.single("jigap_grpc_batch_transfers_total", "counter", "Transfers in those batches.", transfers);
-    let Some(node) = node else { return out.0 };
+    match backend {
+        Some(Backend::EventSourced(node)) => event_sourced(&mut out, node),
+        Some(Backend::Distributed(wallet)) => over_shards::write(&mut out, wallet.metrics()),
+        None => {}
+    }
+    out.0
+}
+
+fn event_sourced(out: &mut Exposition, node: &Node) {
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
     let metrics = node.partition.metrics();
     let events = node.events.metrics();
-    out.head("jigap_refusals_total", "counter", "Refused commands by code.");
-    for code in RefusalCode::ALL {
-        let count = load(&metrics.refusals[usize::from(code.number()) - 1]);
-        out.line(&format!("jigap_refusals_total{{code=\"{}\"}}", code.name()), count);
-    }
+    out.refusals(&metrics.refusals);
     let counters = [
         ("jigap_commands_total", "Commands executed.", &metrics.commands),
         ("jigap_replayed_total", "Commands answered from their first event.", &metrics.replayed),
@@ -161,14 +169,13 @@ pub(crate) fn exposition(network: &NetworkMetrics, node: Option<&Node>) -> Strin
         out.single(name, "gauge", help, value);
     }
     if let Some(webhooks) = &node.webhooks {
-        webhooks.metrics(&mut out);
+        webhooks.metrics(out);
     }
     if let Some(archiver) = node.partition.archiver() {
-        archive(&mut out, archiver.metrics(), committed);
+        archive(out, archiver.metrics(), committed);
     }
     out.histogram("jigap_batch_commands", "Commands per journal frame.", &metrics.batch_commands);
     out.histogram("jigap_journal_sync_microseconds", "Time until a frame is durable.", &metrics.sync_us);
-    out.0
 }
 
 fn archive(out: &mut Exposition, metrics: &ArchiveMetrics, committed: u64) {
@@ -210,15 +217,30 @@ impl Exposition {
         self.line(name, value);
     }
 
+    fn refusals(&mut self, by_code: &[AtomicU64; RefusalCode::ALL.len()]) {
+        self.head("jigap_refusals_total", "counter", "Refused commands by code.");
+        for code in RefusalCode::ALL {
+            let count = by_code[usize::from(code.number()) - 1].load(Ordering::Relaxed);
+            self.line(&format!("jigap_refusals_total{{code=\"{}\"}}", code.name()), count);
+        }
+    }
+
     fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
         self.head(name, "histogram", help);
+        self.histogram_series(name, "", histogram);
+    }
+
+    /// One of several histograms of a name, told apart by a label: `key="value"`.
+    fn histogram_series(&mut self, name: &str, label: &str, histogram: &Histogram) {
         let (buckets, sum) = histogram.snapshot();
         let count = buckets.last().map_or(0, |(_, count)| *count);
+        let (separator, labels) =
+            if label.is_empty() { ("", String::new()) } else { (",", format!("{{{label}}}")) };
         for (below, cumulative) in buckets {
-            self.line(&format!("{name}_bucket{{le=\"{below}\"}}"), cumulative);
+            self.line(&format!("{name}_bucket{{{label}{separator}le=\"{below}\"}}"), cumulative);
         }
-        self.line(&format!("{name}_bucket{{le=\"+Inf\"}}"), count);
-        self.line(&format!("{name}_sum"), sum);
-        self.line(&format!("{name}_count"), count);
+        self.line(&format!("{name}_bucket{{{label}{separator}le=\"+Inf\"}}"), count);
+        self.line(&format!("{name}_sum{labels}"), sum);
+        self.line(&format!("{name}_count{labels}"), count);
     }
 }

@@ -670,7 +670,6 @@ async fn ready(State(shared): App) -> Response<Body> {
 }
 
 async fn prometheus(State(shared): App) -> Response<Body> {
-    let node = shared.backend().and_then(|backend| backend.event_sourced("metrics of the ledger")).ok();
-    let body = metrics::exposition(&shared.metrics, node);
+    let body = metrics::exposition(&shared.metrics, shared.backend.get());
     answer::text("text/plain; version=0.0.4", body)
 }

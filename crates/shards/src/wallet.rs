@@ -10,7 +10,7 @@ use ledger::{
     TransactionId, Transfer,
 };
 
-use crate::distributed::{AccountRow, Entry, HistoryRange, ShardTotals};
+use crate::distributed::{AccountRow, Entry, HistoryRange, Metrics, ShardTotals};
 use crate::partition::TransferAnswer;
 
 /// A wallet over shards. Answers are durable on the shards that they tell of, and queries see everything that was answered before.
@@ -57,6 +57,9 @@ pub trait Wallet: Send + Sync + 'static {
 
     /// Whether every shard can be reached now; else why not.
     async fn ready(&self) -> Result<(), NotAnswered>;
+
+    /// What this instance has done and is doing.
+    fn metrics(&self) -> &Metrics;
 
     /// Takes no more work, answers what was accepted, and gives its leases back.
     async fn shut_down(&self);

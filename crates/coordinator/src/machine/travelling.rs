@@ -4,8 +4,8 @@
 //! what it did and what it sends on in one local transaction is never silent about what it did. What arrives twice does no harm: the
 //! barriers answer as before, and so the same travels on.
 
-use super::{Answer, BalanceAfter, Effect, Lease, Machine, Outcome, PhaseStatus, Plan, Stage, Step, Ticket};
-use super::{ShardNumber, Timestamp, TryState};
+use super::{Answer, BalanceAfter, Effect, Lease, Machine, Outcome, Phase, PhaseStatus, Plan, Stage, Step};
+use super::{ShardNumber, Ticket, Timestamp, TryState};
 
 /// A transaction on its way to its next shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,11 @@ impl Travelling {
     pub fn next(&self) -> (ShardNumber, Step) {
         let (_, _, shard, step) = self.machine();
         (shard, step)
+    }
+
+    /// What [`Travelling::next`] is about.
+    pub fn phase(&self) -> Phase {
+        self.machine().0.phase().expect("what travels is not over")
     }
 
     /// What the answer to [`Travelling::next`] leads to.

@@ -10,6 +10,7 @@ mod grpc;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod harness;
 mod instances;
+mod metrics;
 mod operator;
 mod queries;
 mod wallet;
@@ -39,6 +40,7 @@ fn run(architecture: &Architecture, flags: &[&str]) {
     grpc::streams(&wallet, &served);
     operator::money_is_all_there(&wallet, &served);
     operator::nothing_is_under_way(&wallet, &served);
+    metrics::what_happened_is_counted(&wallet);
     let remembered = wallet.remember();
     served.stop();
     let served = home.serve_with(flags);

@@ -1,5 +1,7 @@
 //! A client that speaks HTTP and checks what every answer must have.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use ureq::Agent;
 use uuid::Uuid;
@@ -73,6 +75,19 @@ impl Wallet {
             None => request,
         };
         answer(request.call().unwrap())
+    }
+
+    /// What `/metrics` says: every series with its value.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, u64> {
+        let mut response = self.agent.get(format!("{}/metrics", self.base)).call().unwrap();
+        let text = response.body_mut().read_to_string().unwrap();
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        series
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                (name.to_owned(), value.parse().unwrap())
+            })
+            .collect()
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {

@@ -12,7 +12,7 @@ mod broker;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
 use coordinator::machine::{Onward, Travelling};
@@ -26,8 +26,9 @@ use broker::{Broker, Delivery};
 
 use super::content::Stored;
 use super::link::pause;
+use super::metrics::add_one;
 use super::sql::{Message, SqlShard};
-use super::{Config, Shard};
+use super::{Config, Metrics, Shard};
 
 /// How many arrivals a service works on at a time.
 const ARRIVALS_MAX: usize = 1_024;
@@ -45,6 +46,7 @@ pub(super) struct Choreography {
     shards: Vec<Arc<SqlShard>>,
     broker: Broker,
     waiting: Mutex<HashMap<TransactionId, oneshot::Sender<Outcome>>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Choreography {
@@ -56,13 +58,19 @@ impl Choreography {
         let url = config.broker.as_deref().unwrap_or_default();
         let broker = Broker::connect(url).await?;
         let announcements = broker.announcements().await?;
-        let choreography = Arc::new(Choreography { shards, broker, waiting: Mutex::default() });
+        let metrics = Arc::new(Metrics::new(shards.len()));
+        let choreography = Arc::new(Choreography { shards, broker, waiting: Mutex::default(), metrics });
         for number in 0..choreography.shards.len() {
             tokio::spawn(serve(Arc::downgrade(&choreography), number));
             tokio::spawn(send_what_was_left(Arc::downgrade(&choreography), number));
         }
         tokio::spawn(hear(Arc::downgrade(&choreography), announcements));
         Ok(choreography)
+    }
+
+    /// What its services count.
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Tells once when the transaction is over, wherever it ends. May be silent; the record is what counts.
@@ -80,10 +88,13 @@ impl Choreography {
     /// Executes a transaction's next step until that has an answer, and sends on what follows.
     pub(super) async fn step(&self, travelling: &Travelling) -> Onward {
         let (shard, _) = travelling.next();
+        let started = Instant::now();
         let mut attempts = 0;
         loop {
-            match self.shards[shard.0 as usize].travel(travelling.clone()).await {
+            let attempt = self.shards[shard.0 as usize].travel(travelling.clone());
+            match self.metrics.step(shard, attempt).await {
                 Ok(answer) => {
+                    self.metrics.phase(travelling.phase(), started.elapsed());
                     let onward = travelling.answered(answer);
                     if let Onward::To(onward) = &onward {
                         self.send(shard, &Message::of(onward)).await;
@@ -94,6 +105,7 @@ impl Choreography {
                     attempts += 1;
                     tracing::debug!(shard = shard.0, attempts, why, "a step is repeated");
                     tokio::time::sleep(pause(attempts, REPEAT_PAUSE_MAX)).await;
+                    self.metrics.repeated(shard);
                 }
             }
         }
@@ -102,7 +114,10 @@ impl Choreography {
     /// What the broker does not take now stays in the outbox.
     async fn send(&self, from: ShardNumber, message: &Message) {
         match self.broker.send(message.to, message.content.clone()).await {
-            Ok(()) => self.shards[from.0 as usize].sent(message.id),
+            Ok(()) => {
+                add_one(&self.metrics.outbox_sent);
+                self.shards[from.0 as usize].sent(message.id);
+            }
             Err(error) => tracing::debug!(%error, "a message stays in the outbox for now"),
         }
     }

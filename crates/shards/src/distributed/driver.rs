@@ -9,13 +9,14 @@
 
 mod choreographed;
 mod drive;
+mod permit;
 mod recovery;
 mod uncoordinated;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use coordinator::machine::{Machine, Travelling};
 use coordinator::plan::{Placement, Planned, plan};
@@ -23,12 +24,14 @@ use coordinator::port::{
     Answer, Claim, Lease, NoAnswer, Outcome, PhaseStatus, Plan, Protocol, ShardNumber, Step,
 };
 use ledger::{AccountId, Command, Refusal, RefusalCode, Timestamp, TransactionId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::choreography::Choreography;
 use super::link::{Link, pause};
-use super::{Config, Shard, TransactionRow};
+use super::metrics::add_one;
+use super::{Config, Metrics, Shard, TransactionRow};
 use crate::wallet::NotAnswered;
+use permit::Permit;
 
 /// How often a command about an earlier transaction that is under way looks again, before it says that it cannot be told.
 const WAITS_MAX: u32 = 64;
@@ -89,6 +92,7 @@ pub(super) struct Inner {
     under_way: Arc<Semaphore>,
     transactions_max: usize,
     stopping: AtomicBool,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// A transaction that this instance drives.
@@ -112,8 +116,13 @@ impl Driver {
         config: &Config,
     ) -> Driver {
         assert!(!shards.is_empty(), "money needs somewhere to be");
+        let metrics = match &choreography {
+            Some(choreography) => choreography.metrics(),
+            None => Arc::new(Metrics::new(shards.len())),
+        };
+        let numbered = (0..).map(ShardNumber).zip(shards);
         let inner = Arc::new(Inner {
-            links: shards.into_iter().map(Link::new).collect(),
+            links: numbered.map(|(number, shard)| Link::new(number, shard, Arc::clone(&metrics))).collect(),
             coordination,
             choreography,
             instance: config.instance,
@@ -122,6 +131,7 @@ impl Driver {
             under_way: Arc::new(Semaphore::new(config.transactions_max)),
             transactions_max: config.transactions_max,
             stopping: AtomicBool::new(false),
+            metrics,
         });
         if inner.coordination != Coordination::None {
             recovery::start(&inner);
@@ -131,11 +141,19 @@ impl Driver {
 
     /// Executes a command, or repeats what became of it the first time.
     pub(super) async fn execute(&self, command: Command) -> Result<Executed, NotAnswered> {
+        let executed = self.execute_once(command).await;
+        if let Ok(Executed::Rejected(refusal)) = &executed {
+            self.inner.metrics.refused(refusal);
+        }
+        executed
+    }
+
+    async fn execute_once(&self, command: Command) -> Result<Executed, NotAnswered> {
         let inner = &self.inner;
         if inner.stopping.load(Ordering::Acquire) {
             return Err(stopping());
         }
-        let permit = Arc::clone(&inner.under_way).try_acquire_owned().map_err(|_| NotAnswered::Overloaded)?;
+        let permit = inner.admit()?;
         let Coordination::By(protocol) = inner.coordination else {
             return self.uncoordinated(command, permit).await;
         };
@@ -173,8 +191,9 @@ impl Driver {
         &self,
         plan: Plan,
         refusal: Option<Refusal>,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> Result<Executed, NotAnswered> {
+        let (started, metrics) = (Instant::now(), &self.inner.metrics);
         let mut granted = None;
         for (home, step) in plan.claims(self.inner.as_ref()) {
             match self.inner.link(home).insist(step, |_, _| {}).await {
@@ -185,11 +204,16 @@ impl Driver {
                 other => return Err(impossible(&other)),
             }
         }
+        metrics.claimed(started.elapsed());
         let claim = granted.expect("a plan claims its own id at least");
         let (mut driven, joined) = self.inner.begin_or_join(plan.owned_by(claim.owner), refusal, permit);
         let ended = driven.ended.wait_for(Option::is_some).await.map_err(|_| stopping())?;
         let finished = ended.clone().expect("it was waited for")?;
-        Ok(Executed::Recorded(Finished { replayed: joined || finished.replayed, ..finished }))
+        let replayed = joined || finished.replayed;
+        if replayed {
+            add_one(&metrics.replayed);
+        }
+        Ok(Executed::Recorded(Finished { replayed, ..finished }))
     }
 
     /// The record of a transaction, found by its id or by the id of a leg, and where it is.
@@ -210,15 +234,13 @@ impl Driver {
 
     /// Drives an unfinished transaction on at once, unless this instance does.
     pub(super) fn take_over(&self, status: PhaseStatus) -> Result<(), NotAnswered> {
-        let permit = Arc::clone(&self.inner.under_way).try_acquire_owned();
-        self.inner.resume_or_join(status, permit.map_err(|_| NotAnswered::Overloaded)?);
+        self.inner.resume_or_join(status, self.inner.admit()?);
         Ok(())
     }
 
     /// Undoes an unfinished transaction, where that is still possible.
     pub(super) async fn cancel_driven(&self, status: PhaseStatus) -> Result<Cancelled, NotAnswered> {
-        let permit = Arc::clone(&self.inner.under_way).try_acquire_owned();
-        let (driven, _) = self.inner.resume_or_join(status, permit.map_err(|_| NotAnswered::Overloaded)?);
+        let (driven, _) = self.inner.resume_or_join(status, self.inner.admit()?);
         let (sender, possible) = oneshot::channel();
         // Where nobody hears the wish any more, the transaction has just ended.
         let heard = driven.wishes.send(drive::Wish::Cancel(sender)).is_ok();
@@ -256,7 +278,7 @@ impl Inner {
         self: &Arc<Self>,
         plan: Plan,
         refusal: Option<Refusal>,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> (Driven, bool) {
         let (lease, now) = (self.lease_from_now(), now());
         if refusal.is_none() && self.travels(&plan) {
@@ -272,14 +294,19 @@ impl Inner {
     }
 
     /// Takes a transaction over that nobody seems to drive, unless this instance is at it.
-    fn resume_or_join(self: &Arc<Self>, status: PhaseStatus, permit: OwnedSemaphorePermit) -> (Driven, bool) {
-        if self.travels(&status.plan) {
-            return self.accompany_or_join(Travelling::again(status), false, permit);
+    fn resume_or_join(self: &Arc<Self>, status: PhaseStatus, permit: Permit) -> (Driven, bool) {
+        let (driven, joined) = if self.travels(&status.plan) {
+            self.accompany_or_join(Travelling::again(status), false, permit)
+        } else {
+            self.drive_or_join(status.plan.transaction_id, permit, || {
+                let (machine, effects) = Machine::resume(status, self.lease_from_now());
+                drive::Start { machine, effects, begun_at: None }
+            })
+        };
+        if !joined {
+            add_one(&self.metrics.taken_over);
         }
-        self.drive_or_join(status.plan.transaction_id, permit, || {
-            let (machine, effects) = Machine::resume(status, self.lease_from_now());
-            drive::Start { machine, effects, begun_at: None }
-        })
+        (driven, joined)
     }
 
     /// What one shard does in one local transaction has nowhere to travel.
@@ -290,7 +317,7 @@ impl Inner {
     fn drive_or_join(
         self: &Arc<Self>,
         transaction_id: TransactionId,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         start: impl FnOnce() -> drive::Start,
     ) -> (Driven, bool) {
         self.task_or_join(transaction_id, permit, |inner, tell, wished| {
@@ -303,7 +330,7 @@ impl Inner {
         self: &Arc<Self>,
         travelling: Travelling,
         is_new: bool,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> (Driven, bool) {
         let choreography = self.choreography.clone().expect("what travels has a choreography");
         let transaction_id = travelling.status.plan.transaction_id;
@@ -316,7 +343,7 @@ impl Inner {
     fn task_or_join<Task: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         transaction_id: TransactionId,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         task: impl FnOnce(Arc<Self>, watch::Sender<Ended>, mpsc::UnboundedReceiver<drive::Wish>) -> Task,
     ) -> (Driven, bool) {
         let mut all = self.driven.lock().unwrap_or_else(PoisonError::into_inner);

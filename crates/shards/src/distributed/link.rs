@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coordinator::port::{Answer, NoAnswer, Step};
+use coordinator::port::{Answer, NoAnswer, ShardNumber, Step};
 
-use super::Shard;
+use super::{Metrics, Shard};
 
 /// The first pause before a step is repeated.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
@@ -17,12 +17,14 @@ const UNKNOWN_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The way to one shard.
 #[derive(Clone)]
 pub(super) struct Link {
+    number: ShardNumber,
     shard: Arc<dyn Shard>,
+    metrics: Arc<Metrics>,
 }
 
 impl Link {
-    pub(super) fn new(shard: Arc<dyn Shard>) -> Link {
-        Link { shard }
+    pub(super) fn new(number: ShardNumber, shard: Arc<dyn Shard>, metrics: Arc<Metrics>) -> Link {
+        Link { number, shard, metrics }
     }
 
     /// The shard itself, for queries.
@@ -32,9 +34,12 @@ impl Link {
 
     /// Tries a step once.
     pub(super) async fn attempt(&self, step: Step) -> Result<Answer, NoAnswer> {
-        let mut answers = self.shard.execute(vec![step]).await;
-        assert_eq!(answers.len(), 1, "a shard answers every step");
-        answers.pop().expect("there is one answer")
+        let executed = async {
+            let mut answers = self.shard.execute(vec![step]).await;
+            assert_eq!(answers.len(), 1, "a shard answers every step");
+            answers.pop().expect("there is one answer")
+        };
+        self.metrics.step(self.number, executed).await
     }
 
     /// Repeats a step until it has an answer. `failed` hears of every attempt that had none.
@@ -51,6 +56,7 @@ impl Link {
                         NoAnswer::Unknown(_) => UNKNOWN_PAUSE_MAX,
                     };
                     tokio::time::sleep(pause(attempts, longest)).await;
+                    self.metrics.repeated(self.number);
                 }
             }
         }

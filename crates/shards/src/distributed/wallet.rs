@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::driver::{Cancelled, Coordination, Executed, Finished, unanswered};
 use super::records::{lapsed, records};
-use super::{AccountRow, Driver, Entry, HistoryRange, ShardTotals, TransactionRow};
+use super::{AccountRow, Driver, Entry, HistoryRange, Metrics, ShardTotals, TransactionRow};
 use crate::partition::{BalancesAfter, TransferAnswer};
 use crate::wallet::{
     AccountNames, CommandAnswer, HistoryPage, Intervention, Located, NotAnswered, TransactionAnswer,
@@ -155,6 +155,10 @@ impl Wallet for Driver {
             }
         });
         try_join_all(all).await.map(drop)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     async fn shut_down(&self) {

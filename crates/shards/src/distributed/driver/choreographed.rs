@@ -37,6 +37,9 @@ pub(super) async fn accompany(
         }
         Onward::Over(outcome) => {
             choreography.forget(transaction_id);
+            if !is_new {
+                inner.metrics.ended(&outcome);
+            }
             tell.send_replace(Some(Ok(Finished { plan, outcome, replayed: true })));
             return;
         }
@@ -46,6 +49,7 @@ pub(super) async fn accompany(
                 why,
                 "a transaction cannot begin; look whether a shard's data were changed by hand"
             );
+            inner.metrics.broken();
             tell.send_replace(Some(Err(NotAnswered::Unavailable(why))));
             return;
         }
@@ -55,6 +59,9 @@ pub(super) async fn accompany(
         outcome = look(inner, choreography, &travelling) => outcome,
     };
     choreography.forget(transaction_id);
+    if !is_new || !replayed {
+        inner.metrics.ended(&outcome);
+    }
     tell.send_replace(Some(Ok(Finished { plan, outcome, replayed })));
 }
 

@@ -1,9 +1,9 @@
 //! One transaction, driven to its end.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use coordinator::machine::{Effect, Machine, Ticket};
+use coordinator::machine::{Effect, Machine, Phase, Ticket};
 use coordinator::port::{Answer, Lease, NoAnswer, Outcome};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -35,7 +35,11 @@ struct Drive<'inner> {
     inner: &'inner Arc<Inner>,
     machine: Machine,
     begun_at: Option<Timestamp>,
+    /// Somebody else began it, and nobody here waits for a repeat.
+    taken_over: bool,
     replayed: bool,
+    /// What is being done, and since when.
+    phase: Option<(Phase, Instant)>,
     steps: Steps<'inner>,
     tell: &'inner watch::Sender<Ended>,
     /// Why the last step had no answer, until it is noted in the record.
@@ -51,12 +55,14 @@ pub(super) async fn drive(
     tell: &watch::Sender<Ended>,
     mut wishes: mpsc::UnboundedReceiver<Wish>,
 ) {
-    let replayed = start.begun_at.is_none();
+    let taken_over = start.begun_at.is_none();
     let mut drive = Drive {
         inner,
         machine: start.machine,
         begun_at: start.begun_at,
-        replayed,
+        taken_over,
+        replayed: taken_over,
+        phase: None,
         steps: FuturesUnordered::new(),
         tell,
         error: Arc::default(),
@@ -85,7 +91,15 @@ pub(super) async fn drive(
 }
 
 impl Drive<'_> {
+    /// Does what the machine wants, and measures how long it is at what.
     fn follow(&mut self, effects: Vec<Effect>) {
+        let phase = self.machine.phase();
+        if phase != self.phase.map(|(current, _)| current) {
+            if let Some((ended, since)) = self.phase {
+                self.inner.metrics.phase(ended, since.elapsed());
+            }
+            self.phase = phase.map(|phase| (phase, Instant::now()));
+        }
         for effect in effects {
             match effect {
                 Effect::Send { ticket, shard, step } => {
@@ -105,6 +119,7 @@ impl Drive<'_> {
                         why,
                         "a transaction cannot go on; look whether a shard's data were changed by hand"
                     );
+                    self.inner.metrics.broken();
                     self.tell.send_replace(Some(Err(NotAnswered::Unavailable(why))));
                 }
                 Effect::Over => self.over(),
@@ -127,6 +142,9 @@ impl Drive<'_> {
     fn over(&mut self) {
         self.steps.clear();
         let Some(outcome) = self.outcome.take() else { return };
+        if self.taken_over || !self.replayed {
+            self.inner.metrics.ended(&outcome);
+        }
         let plan = Arc::new(self.machine.plan().clone());
         self.tell.send_replace(Some(Ok(Finished { plan, outcome, replayed: self.replayed })));
     }

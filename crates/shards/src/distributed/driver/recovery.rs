@@ -74,7 +74,7 @@ async fn take_over(inner: Weak<Inner>, shard: usize) {
         match inner.links[shard].shard().unfinished(TAKEN_OVER_PER_ROUND_MAX).await {
             Ok(abandoned) => {
                 for status in abandoned {
-                    let Ok(permit) = Arc::clone(&inner.under_way).try_acquire_owned() else { break };
+                    let Some(permit) = inner.room() else { break };
                     tracing::debug!(transaction_id = %status.plan.transaction_id, shard, "taking a transaction over");
                     inner.resume_or_join(status, permit);
                 }

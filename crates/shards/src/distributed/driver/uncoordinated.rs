@@ -3,19 +3,21 @@
 //! It is fast, and a crash between the two loses half a transfer. What is lost is found by adding everything up, and given by whoever
 //! repeats the transfer with the same id: each update is done once.
 
+use std::time::Instant;
+
+use coordinator::machine::Phase;
 use coordinator::plan::{Planned, plan};
 use coordinator::port::{Answer, Branch, Operation, Outcome, Plan, Protocol, Step};
 use ledger::{Command, Party, Refusal, RefusalCode};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Driver, Executed, Finished, impossible, unanswered};
+use super::{Driver, Executed, Finished, Permit, impossible, unanswered};
 use crate::wallet::NotAnswered;
 
 impl Driver {
     pub(super) async fn uncoordinated(
         &self,
         command: Command,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> Result<Executed, NotAnswered> {
         if !matches!(command, Command::Transfer(_) | Command::OpenAccount { .. }) {
             let why = "architecture redis moves money from one account to another and knows nothing else; redis-tcc does";
@@ -31,11 +33,7 @@ impl Driver {
         }
     }
 
-    async fn one_after_the_other(
-        &self,
-        plan: Plan,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Executed, NotAnswered> {
+    async fn one_after_the_other(&self, plan: Plan, permit: Permit) -> Result<Executed, NotAnswered> {
         let (own, others) = plan.branches.split_first().expect("a plan has an owner");
         let mut first = Plan { branches: vec![own.clone()], ..plan.clone() };
         let refusal = self.payee_refuses(others).await?;
@@ -85,7 +83,10 @@ impl Driver {
             operation: Some(Operation::Apply(branch.clone())),
             owner: plan.owner(),
         };
-        match self.inner.link(branch.shard).insist(step, |_, _| {}).await {
+        let started = Instant::now();
+        let answer = self.inner.link(branch.shard).insist(step, |_, _| {}).await;
+        self.inner.metrics.phase(Phase::Second, started.elapsed());
+        match answer {
             Answer::Done(done) => Ok(done.balances),
             other => Err(impossible(&other)),
         }
