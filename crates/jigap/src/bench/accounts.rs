@@ -1,5 +1,5 @@
-//! Makes the accounts that take part, and gives each enough money never to run out: one deposit into a bank, and from there
-//! transfers, which travel in batches.
+//! Makes the accounts that take part, and gives each enough money never to run out: one deposit into the first, which passes half of it
+//! on, as does whoever has received. So nobody pays twice at a time, which architectures that lock accounts are slow at.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -29,8 +29,6 @@ const PAYMENT_CONNECTIONS: u32 = 4;
 const GIFT_MAJOR_UNITS: u64 = 10_000_000;
 /// A request that the wallet has no room for is repeated so often.
 const ATTEMPTS_MAX: u32 = 50;
-/// Gives every account its money.
-const BANK: &str = "bench-bank";
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The stream of random numbers that gifts take their ids from.
@@ -53,21 +51,10 @@ impl Accounts {
         let grpc = plan.transport == Transport::GrpcStream
             || TcpStream::connect_timeout(&target.grpc, target.timeout).is_ok();
         let handles = if grpc { open_over_grpc(target, plan)? } else { open_over_http(target, plan)? };
-        let mut bank = Bank { authority: authority(target), plan, queue: Queue::new(2) };
-        work(target, 1, &mut bank)?;
-        bank.queue.outcome()?;
-
-        let requests = plan.accounts.div_ceil(PAYMENTS_PER_REQUEST);
-        let mut funding = Funding {
-            authority: authority(target),
-            accounts: plan.accounts,
-            seed: plan.seed,
-            queue: Queue::new(requests),
-            progress: Progress::counting("funding accounts", "accounts"),
-        };
-        work(target, PAYMENT_CONNECTIONS.min(requests), &mut funding)?;
-        funding.progress.finish();
-        funding.queue.outcome()?;
+        let mut deposit = FirstDeposit { authority: authority(target), plan, queue: Queue::new(1) };
+        work(target, 1, &mut deposit)?;
+        deposit.queue.outcome()?;
+        spread(target, plan)?;
         Ok(Accounts { handles })
     }
 }
@@ -245,30 +232,25 @@ fn handle(body: &[u8]) -> anyhow::Result<u32> {
     number.ok_or_else(|| anyhow!("the handle of an account is no number: {account}"))
 }
 
-/// Opens the bank, and pays into it what it is to give away.
-struct Bank<'plan> {
+/// Pays in what all accounts are to have.
+struct FirstDeposit<'plan> {
     authority: String,
     plan: &'plan Plan,
     queue: Queue,
 }
 
-impl Exchange for Bank<'_> {
+impl Exchange for FirstDeposit<'_> {
     type Token = Piece;
 
     fn request(&mut self, _now: Instant, buffer: &mut Vec<u8>) -> Turn<Piece> {
         let turn = self.queue.next();
-        if let Turn::Send(piece) = &turn {
-            let (path, body) = if piece.number == 0 {
-                ("/v1/wallet/accounts", format!("{{\"account_id\":\"{BANK}\"}}"))
-            } else {
-                let amount = u64::from(self.plan.accounts) * GIFT_MAJOR_UNITS;
-                let id = gift_id(self.plan.seed, u64::MAX);
-                let body = format!(
-                    "{{\"account\":\"{BANK}\",\"amount\":\"{amount}\",\"currency\":\"USD\",\"transaction_id\":\"{id}\"}}"
-                );
-                ("/v1/wallet/deposit", body)
-            };
-            buffer.extend_from_slice(head(&self.authority, path, body.len()).as_bytes());
+        if let Turn::Send(_) = &turn {
+            let amount = u64::from(self.plan.accounts) * GIFT_MAJOR_UNITS;
+            let (first, id) = (account_name(0), gift_id(self.plan.seed, u64::MAX));
+            let body = format!(
+                "{{\"account\":\"{first}\",\"amount\":\"{amount}\",\"currency\":\"USD\",\"transaction_id\":\"{id}\"}}"
+            );
+            buffer.extend_from_slice(head(&self.authority, "/v1/wallet/deposit", body.len()).as_bytes());
             buffer.extend_from_slice(body.as_bytes());
         }
         turn
@@ -276,9 +258,9 @@ impl Exchange for Bank<'_> {
 
     fn answered(&mut self, piece: Piece, _now: Instant, status: u16, body: &[u8]) {
         match status {
-            200 | 201 => drop(self.queue.done()),
+            200 => drop(self.queue.done()),
             429 | 503 => self.queue.repeat(piece, || describe(status, body)),
-            _ => self.queue.fail(anyhow!("cannot fund {BANK}: {}", describe(status, body))),
+            _ => self.queue.fail(anyhow!("cannot pay into an account: {}", describe(status, body))),
         }
     }
 
@@ -287,23 +269,53 @@ impl Exchange for Bank<'_> {
     }
 }
 
-struct Funding {
+/// Passes the money on: in each round every second account that is a multiple of the step receives from the one before it what all up to
+/// the next are to have.
+fn spread(target: &Target, plan: &Plan) -> Result<(), Failure> {
+    let mut progress = Progress::counting("funding accounts", "accounts");
+    let mut funded = 1;
+    let mut step = plan.accounts.next_power_of_two() / 2;
+    while step > 0 {
+        let payments = (plan.accounts - step).div_ceil(2 * step);
+        let requests = payments.div_ceil(PAYMENTS_PER_REQUEST);
+        let mut round = Round {
+            authority: authority(target),
+            accounts: plan.accounts,
+            seed: plan.seed,
+            step,
+            payments,
+            queue: Queue::new(requests),
+        };
+        work(target, PAYMENT_CONNECTIONS.min(requests), &mut round)?;
+        round.queue.outcome()?;
+        funded += payments;
+        progress.report(funded.into(), plan.accounts.into());
+        step /= 2;
+    }
+    assert_eq!(funded, plan.accounts, "every account receives once");
+    progress.finish();
+    Ok(())
+}
+
+/// Payments that have no account in common.
+struct Round {
     authority: String,
     accounts: u32,
     seed: u64,
+    step: u32,
+    payments: u32,
     queue: Queue,
-    progress: Progress,
 }
 
-impl Exchange for Funding {
+impl Exchange for Round {
     type Token = Piece;
 
     fn request(&mut self, _now: Instant, buffer: &mut Vec<u8>) -> Turn<Piece> {
         let turn = self.queue.next();
         if let Turn::Send(piece) = &turn {
             let first = piece.number * PAYMENTS_PER_REQUEST;
-            let last = (first + PAYMENTS_PER_REQUEST).min(self.accounts);
-            let gifts: Vec<String> = (first..last).map(|index| self.gift(index)).collect();
+            let last = (first + PAYMENTS_PER_REQUEST).min(self.payments);
+            let gifts: Vec<String> = (first..last).map(|number| self.gift(number)).collect();
             let body = format!("{{\"transfers\":[{}]}}", gifts.join(","));
             let head = head(&self.authority, "/v1/wallet/balance_transfers", body.len());
             buffer.extend_from_slice(head.as_bytes());
@@ -320,10 +332,7 @@ impl Exchange for Funding {
             200 if memchr::memmem::find(body, UNANSWERED_IN_BATCH).is_some() => {
                 self.queue.repeat(piece, || describe(status, body));
             }
-            200 => {
-                let done = u64::from(self.queue.done()) * u64::from(PAYMENTS_PER_REQUEST);
-                self.progress.report(done.min(self.accounts.into()), self.accounts.into());
-            }
+            200 => drop(self.queue.done()),
             429 | 503 => self.queue.repeat(piece, || describe(status, body)),
             _ => self.queue.fail(anyhow!("cannot pay into accounts: {}", describe(status, body))),
         }
@@ -334,14 +343,22 @@ impl Exchange for Funding {
     }
 }
 
-impl Funding {
-    fn gift(&self, index: u32) -> String {
-        let id = gift_id(self.seed, index.into());
+impl Round {
+    fn gift(&self, number: u32) -> String {
+        let (from, to, accounts) = self.payment(number);
+        let (amount, id) = (u64::from(accounts) * GIFT_MAJOR_UNITS, gift_id(self.seed, to.into()));
         format!(
-            "{{\"from_account\":\"{BANK}\",\"to_account\":\"{}\",\"amount\":\"{GIFT_MAJOR_UNITS}\",\"currency\":\"USD\",\
-             \"transaction_id\":\"{id}\"}}",
-            account_name(index)
+            "{{\"from_account\":\"{}\",\"to_account\":\"{}\",\"amount\":\"{amount}\",\"currency\":\"USD\",\"transaction_id\":\"{id}\"}}",
+            account_name(from),
+            account_name(to)
         )
+    }
+
+    /// Who pays whom, and for how many accounts.
+    fn payment(&self, number: u32) -> (u32, u32, u32) {
+        let from = number * 2 * self.step;
+        let to = from + self.step;
+        (from, to, self.step.min(self.accounts - to))
     }
 }
 
@@ -350,4 +367,39 @@ fn gift_id(seed: u64, account: u64) -> uuid::Uuid {
     let mut random = Random::new(seed ^ account, GIFT_STREAM);
     let bits = u128::from(random.next()) << 64 | u128::from(random.next());
     uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_account_ends_with_its_share() {
+        for accounts in [2u32, 3, 4, 5, 100, 1023, 1024, 1025] {
+            let mut shares = vec![0; accounts as usize];
+            shares[0] = accounts;
+            let mut step = accounts.next_power_of_two() / 2;
+            while step > 0 {
+                let payments = (accounts - step).div_ceil(2 * step);
+                let round = Round {
+                    authority: String::new(),
+                    accounts,
+                    seed: 0,
+                    step,
+                    payments,
+                    queue: Queue::new(0),
+                };
+                for (from, to, share) in (0..payments).map(|number| round.payment(number)) {
+                    assert!(
+                        shares[from as usize] > share && shares[to as usize] == 0,
+                        "{accounts} {from} {to}"
+                    );
+                    shares[from as usize] -= share;
+                    shares[to as usize] += share;
+                }
+                step /= 2;
+            }
+            assert!(shares.iter().all(|share| *share == 1), "{accounts}: {shares:?}");
+        }
+    }
 }
