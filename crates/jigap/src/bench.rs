@@ -13,9 +13,11 @@ mod message;
 mod proof;
 mod random;
 mod report;
+mod session;
 mod workload;
 
-pub(crate) use arguments::BenchArguments;
+pub(crate) use arguments::{BenchArguments, Transport};
+pub(crate) use session::{Acknowledged, Figures, LoadShape, Session};
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,16 +27,17 @@ use anyhow::Context;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::settings::Settings;
 use accounts::Accounts;
-use arguments::{AccountRefs, Transport};
-use load::{Load, Plan};
+use arguments::AccountRefs;
+use load::{Load, Measured, Plan};
 use proof::Proof;
 use report::Report;
 
 /// Where the wallet is.
-struct Target {
-    http: SocketAddr,
-    grpc: SocketAddr,
-    timeout: Duration,
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) http: SocketAddr,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) timeout: Duration,
 }
 
 /// Prepares, loads, measures, proves, prints.
@@ -51,20 +54,26 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         plan.account_refs = AccountRefs::Names;
     }
     let before = proof::take_stock(&target)?;
-    let mut load = Load::new(&plan);
-    match plan.transport {
-        Transport::GrpcStream => load = grpc::run(&target, &plan, &accounts, load)?,
-        Transport::Http => http::run(&target, &plan, &mut load, http::Shape::Single)?,
-        Transport::HttpBatch => http::run(&target, &plan, &mut load, http::Shape::Batch)?,
-    }
-    let measured = load.finish();
+    let measured = generate(&target, &plan, &accounts)?;
     let proof = Proof::establish(&target, &plan, &before, &measured)?;
     let report = Report { plan: &plan, measured: &measured, proof: &proof };
     report.print(arguments.output.choose())?;
     proof.verdict()
 }
 
-fn resolve(setting: &str, url: &str) -> Result<SocketAddr, Failure> {
+/// Runs the load.
+fn generate(target: &Target, plan: &Plan, accounts: &Accounts) -> Result<Measured, Failure> {
+    let mut load = Load::new(plan);
+    match plan.transport {
+        Transport::GrpcStream => load = grpc::run(target, plan, accounts, load)?,
+        Transport::Http => http::run(target, plan, &mut load, http::Shape::Single)?,
+        Transport::HttpBatch => http::run(target, plan, &mut load, http::Shape::Batch)?,
+    }
+    Ok(load.finish())
+}
+
+/// The address that a URL names.
+pub(crate) fn resolve(setting: &str, url: &str) -> Result<SocketAddr, Failure> {
     let authority = url.trim_start_matches("http://").trim_end_matches('/');
     let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
     let addresses =

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use storage::store::Engine;
 
 use crate::bench::BenchArguments;
+use crate::compare::CompareArguments;
 use crate::events_command::EventsArguments;
 use crate::exit::EXIT_CODES_HELP;
 use crate::reconcile::ReconcileArguments;
@@ -171,6 +172,8 @@ pub(crate) enum Subject {
     Fork(ForkArguments),
     /// Generate load against a running wallet, measure it, and prove that nothing was lost
     Bench(Box<BenchArguments>),
+    /// Compare wallets of several architectures: the same load, the same faults, one table and one picture
+    Compare(Box<CompareArguments>),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  source <(jigap completions bash)")]
     Completions {

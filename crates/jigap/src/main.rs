@@ -4,6 +4,7 @@ mod archive;
 mod bench;
 mod cli;
 mod client;
+mod compare;
 mod config_command;
 mod data_directory;
 mod events_command;
@@ -101,6 +102,7 @@ fn run(subject: Subject) -> Result<(), Failure> {
         Subject::Restore(arguments) => archive::restore(&arguments),
         Subject::Fork(arguments) => archive::fork(&arguments),
         Subject::Bench(arguments) => bench::run(&arguments),
+        Subject::Compare(arguments) => compare::run(&arguments),
         Subject::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "jigap", &mut std::io::stdout());
             Ok(())

@@ -18,7 +18,8 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    pub(super) fn name(self) -> &'static str {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Transport::GrpcStream => "grpc-stream",
             Transport::Http => "http",

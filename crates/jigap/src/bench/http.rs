@@ -37,6 +37,19 @@ pub(super) fn run(target: &Target, plan: &Plan, load: &mut Load, shape: Shape) -
     engine.run(&mut exchange, deadline).or_exit(Exit::Unavailable)
 }
 
+/// Runs single transfers until the wallet is lost, and answers whether it was: what is under way then stays without an answer.
+pub(super) fn run_until_lost(target: &Target, plan: &Plan, load: &mut Load) -> Result<bool, Failure> {
+    let mut engine =
+        Engine::connect(target.http, plan.connections, target.timeout).or_exit(Exit::Unavailable)?;
+    load.restart_clock();
+    let deadline = load.deadline();
+    let request = TransferRequest::new(&authority(target), Shape::Single);
+    let mut exchange =
+        UntilLost { load: LoadExchange { load, shape: Shape::Single, request }, is_lost: false };
+    let outcome = engine.run(&mut exchange, deadline);
+    Ok(exchange.is_lost || outcome.is_err())
+}
+
 /// The name of an account by its index.
 pub(super) fn account_name(index: u32) -> String {
     format!("{NAME_PREFIX}{index:0NUMBER_DIGITS$}")
@@ -104,8 +117,31 @@ impl Exchange for LoadExchange<'_> {
     }
 }
 
+/// A load that ends with the first connection that breaks.
+struct UntilLost<'run> {
+    load: LoadExchange<'run>,
+    is_lost: bool,
+}
+
+impl Exchange for UntilLost<'_> {
+    type Token = Due;
+
+    fn request(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Turn<Due> {
+        if self.is_lost { Turn::Over } else { self.load.request(now, buffer) }
+    }
+
+    fn answered(&mut self, due: Due, now: Instant, status: u16, body: &[u8]) {
+        self.load.answered(due, now, status, body);
+    }
+
+    fn failed(&mut self, due: Due, why: &anyhow::Error) {
+        self.is_lost = true;
+        self.load.failed(due, why);
+    }
+}
+
 /// Writes requests: a template for one transfer, of which four fields change, each of one width.
-struct TransferRequest {
+pub(super) struct TransferRequest {
     head: Head,
     template: Vec<u8>,
     from: Range<usize>,
@@ -125,7 +161,8 @@ const BATCH_BEGIN: &[u8] = b"{\"transfers\":[";
 const BATCH_END: &[u8] = b"]}";
 
 impl TransferRequest {
-    fn new(authority: &str, shape: Shape) -> TransferRequest {
+    /// For requests of this shape.
+    pub(super) fn new(authority: &str, shape: Shape) -> TransferRequest {
         let mut template = Vec::new();
         let mut put = |text: &str, field: &str| {
             template.extend_from_slice(text.as_bytes());
@@ -145,7 +182,8 @@ impl TransferRequest {
         TransferRequest { head, template, from, to, amount, transaction_id }
     }
 
-    fn begin(&mut self, transfers: u32, buffer: &mut Vec<u8>) {
+    /// Begins a request of so many transfers.
+    pub(super) fn begin(&mut self, transfers: u32, buffer: &mut Vec<u8>) {
         let Head { authority, shape, made } = &mut self.head;
         if made.0 != transfers {
             let transfers_size_bytes = self.template.len() * transfers as usize;
@@ -166,7 +204,8 @@ impl TransferRequest {
         }
     }
 
-    fn put(&self, transfer: &Transfer, buffer: &mut Vec<u8>) {
+    /// Adds a transfer.
+    pub(super) fn put(&self, transfer: &Transfer, buffer: &mut Vec<u8>) {
         let start = buffer.len();
         buffer.extend_from_slice(&self.template);
         let request = &mut buffer[start..];
@@ -185,7 +224,8 @@ impl TransferRequest {
         }
     }
 
-    fn end(&self, buffer: &mut Vec<u8>) {
+    /// Ends the request.
+    pub(super) fn end(&self, buffer: &mut Vec<u8>) {
         if self.head.shape == Shape::Batch {
             // The comma after the last transfer.
             buffer.pop();

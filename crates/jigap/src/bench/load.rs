@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::arguments::{AccountRefs, BenchArguments, Distribution, IdVersion, Transport};
 use super::unix_time_ms;
-use super::workload::Workload;
+use super::workload::{Transfer, Workload};
 use crate::exit::Failure;
 
 /// The longest latency that is told apart from longer ones.
@@ -253,10 +253,31 @@ fn nanoseconds_times(interval: Duration, count: u64) -> Duration {
 }
 
 impl Measured {
+    /// Transfers answered in a second.
+    pub(super) fn per_second(&self) -> f64 {
+        self.transfers as f64 / self.seconds
+    }
+
+    /// What so many of all latencies are at most.
+    pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
+        self.latency_us.value_at_quantile(quantile) as f64 / 1000.0
+    }
+
     /// The batches whose every transfer was answered.
     pub(super) fn acknowledged(&self) -> impl Iterator<Item = u64> {
         let numbered = self.batches.iter().enumerate();
         numbered.filter(|(_, slot)| **slot & ACKNOWLEDGED != 0).map(|(batch, _)| batch as u64)
+    }
+
+    /// The batches without an answer to every transfer.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = u64> {
+        let numbered = self.batches.iter().enumerate();
+        numbered.filter(|(_, slot)| **slot & ACKNOWLEDGED == 0).map(|(batch, _)| batch as u64)
+    }
+
+    /// Makes the transfers of a batch again.
+    pub(super) fn generate(&self, batch: u64, each: impl FnMut(Transfer)) {
+        self.workload.generate(batch, self.unix_time_ms(batch), each);
     }
 
     /// The time in the ids of a batch.

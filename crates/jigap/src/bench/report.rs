@@ -23,11 +23,11 @@ impl Report<'_> {
     }
 
     fn per_second(&self) -> f64 {
-        self.measured.transfers as f64 / self.measured.seconds
+        self.measured.per_second()
     }
 
     fn latency_ms(&self, quantile: f64) -> f64 {
-        self.measured.latency_us.value_at_quantile(quantile) as f64 / 1000.0
+        self.measured.latency_ms(quantile)
     }
 
     fn maximum_ms(&self) -> f64 {

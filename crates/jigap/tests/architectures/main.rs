@@ -5,6 +5,7 @@
 
 mod architecture;
 mod commands;
+mod compare;
 mod grpc;
 #[path = "../command_line/harness.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
