@@ -1,7 +1,7 @@
 # `make test` is the gate: everything that must hold before a change lands. It needs a stable Rust toolchain, a C compiler and
 # git, and installs what else it uses. `make help` lists the rest.
 
-.PHONY: help test test-extended fuzz
+.PHONY: help test test-extended fuzz compare
 .NOTPARALLEL:
 
 # RocksDB is a feature, because a fresh machine lacks its library, and HDFS, because hardly anybody has one: everything is tested
@@ -9,6 +9,13 @@
 FEATURES := -p storage -p jigap --features storage/rocksdb,jigap/rocksdb,storage/hdfs,jigap/hdfs
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
+# Of `make compare`.
+PROFILE ?= release
+PROFILE_DIRECTORY = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+OUT ?= docs/compare
+ACCOUNTS ?= 10000
+SECONDS ?= 10
+KILLS ?= 2
 HOST := $(shell rustc --print host-tuple)
 # What `cargo fuzz` passes, but for the sanitizers, which only a nightly toolchain has. The targets are safe code for the most
 # part; overflows and failed assertions are found all the same.
@@ -44,6 +51,13 @@ test-extended: ## Longer campaigns of the random tests, optimised
 	JIGAP_ARCHIVE_KILLS=500 cargo nextest run --profile extended --release --locked -p shards --test archive
 	JIGAP_CRASH_POINTS=2000 cargo nextest run --profile extended --release --locked -p shards --test crash
 	JIGAP_SQL_STRIDE=1 JIGAP_SQL_ALL_KILLS=1 cargo nextest run --profile extended --release --locked -p shards --test sql
+
+# Optimised, because it measures. It runs alone on the machine, or it tells of whatever else runs.
+compare: ## Every architecture under the same load and faults, on real servers on loopback, into docs/compare (10 minutes at most, built before)
+	.ci/tools servers
+	cargo build --profile $(PROFILE) --locked -p jigap --bin jigap --example compare
+	@target/$(PROFILE_DIRECTORY)/examples/compare --jigap target/$(PROFILE_DIRECTORY)/jigap --out $(OUT) \
+		--accounts $(ACCOUNTS) --seconds $(SECONDS) --kills $(KILLS)
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60 unless given), guided by coverage; findings stay in fuzz/artifacts
 	.ci/tools fuzz
