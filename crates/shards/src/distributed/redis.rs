@@ -41,7 +41,7 @@ pub struct RedisShard {
 
 impl RedisShard {
     /// Opens a partition on the node at `redis://[user:password@]host:port[/database]`. When the address changes, what follows goes to the
-    /// new one. A node that is another partition already is refused.
+    /// new one. One node may hold several partitions: their keys differ.
     pub async fn open(
         address: watch::Receiver<String>,
         number: ShardNumber,
