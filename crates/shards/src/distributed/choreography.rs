@@ -25,7 +25,7 @@ pub use broker::BrokerError;
 use broker::{Broker, Delivery};
 
 use super::content::Stored;
-use super::link::pause;
+use super::link::until_answered;
 use super::metrics::add_one;
 use super::sql::{Message, SqlShard};
 use super::{Config, Metrics, Shard};
@@ -36,8 +36,6 @@ const ARRIVALS_MAX: usize = 1_024;
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(1);
 /// How much of it is sent at a time.
 const OUTBOX_MESSAGES_MAX: usize = 1_024;
-/// The longest pause before a step is repeated that had no answer.
-const REPEAT_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How long to wait before the broker is asked again.
 const BROKER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -89,26 +87,18 @@ impl Choreography {
     pub(super) async fn step(&self, travelling: &Travelling) -> Onward {
         let (shard, _) = travelling.next();
         let started = Instant::now();
-        let mut attempts = 0;
-        loop {
-            let attempt = self.shards[shard.0 as usize].travel(travelling.clone());
-            match self.metrics.step(shard, attempt).await {
-                Ok(answer) => {
-                    self.metrics.phase(travelling.phase(), started.elapsed());
-                    let onward = travelling.answered(answer);
-                    if let Onward::To(onward) = &onward {
-                        self.send(shard, &Message::of(onward)).await;
-                    }
-                    return onward;
-                }
-                Err(NoAnswer::Busy(why) | NoAnswer::Unknown(why)) => {
-                    attempts += 1;
-                    tracing::debug!(shard = shard.0, attempts, why, "a step is repeated");
-                    tokio::time::sleep(pause(attempts, REPEAT_PAUSE_MAX)).await;
-                    self.metrics.repeated(shard);
-                }
-            }
+        let attempt = || self.metrics.step(shard, self.shards[shard.0 as usize].travel(travelling.clone()));
+        let failed = |attempts: u32, no_answer: &NoAnswer| {
+            let (NoAnswer::Busy(why) | NoAnswer::Unknown(why)) = no_answer;
+            tracing::debug!(shard = shard.0, attempts, why, "a step is repeated");
+        };
+        let answer = until_answered(&self.metrics, shard, attempt, failed).await;
+        self.metrics.phase(travelling.phase(), started.elapsed());
+        let onward = travelling.answered(answer);
+        if let Onward::To(onward) = &onward {
+            self.send(shard, &Message::of(onward)).await;
         }
+        onward
     }
 
     /// What the broker does not take now stays in the outbox.

@@ -43,21 +43,34 @@ impl Link {
     }
 
     /// Repeats a step until it has an answer. `failed` hears of every attempt that had none.
-    pub(super) async fn insist(&self, step: Step, mut failed: impl FnMut(u32, &NoAnswer)) -> Answer {
-        let mut attempts = 0;
-        loop {
-            match self.attempt(step.clone()).await {
-                Ok(answer) => return answer,
-                Err(no_answer) => {
-                    attempts += 1;
-                    failed(attempts, &no_answer);
-                    let longest = match no_answer {
-                        NoAnswer::Busy(_) => BUSY_PAUSE_MAX,
-                        NoAnswer::Unknown(_) => UNKNOWN_PAUSE_MAX,
-                    };
-                    tokio::time::sleep(pause(attempts, longest)).await;
-                    self.metrics.repeated(self.number);
-                }
+    pub(super) async fn insist(&self, step: Step, failed: impl FnMut(u32, &NoAnswer)) -> Answer {
+        until_answered(&self.metrics, self.number, || self.attempt(step.clone()), failed).await
+    }
+}
+
+/// Repeats an attempt at a shard until it has an answer. `failed` hears of every one that had none.
+pub(super) async fn until_answered<Attempt>(
+    metrics: &Metrics,
+    shard: ShardNumber,
+    attempt: impl Fn() -> Attempt,
+    mut failed: impl FnMut(u32, &NoAnswer),
+) -> Answer
+where
+    Attempt: Future<Output = Result<Answer, NoAnswer>>,
+{
+    let mut attempts = 0;
+    loop {
+        match attempt().await {
+            Ok(answer) => return answer,
+            Err(no_answer) => {
+                attempts += 1;
+                failed(attempts, &no_answer);
+                let longest = match no_answer {
+                    NoAnswer::Busy(_) => BUSY_PAUSE_MAX,
+                    NoAnswer::Unknown(_) => UNKNOWN_PAUSE_MAX,
+                };
+                tokio::time::sleep(pause(attempts, longest)).await;
+                metrics.repeated(shard);
             }
         }
     }
