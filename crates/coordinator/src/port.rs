@@ -441,6 +441,27 @@ pub enum ReferenceKind {
     Reversed = 3,
 }
 
+impl Step {
+    /// The transaction that it is of; none opens an account.
+    pub fn transaction_id(&self) -> Option<TransactionId> {
+        match self {
+            Step::OpenAccount { .. } => None,
+            Step::Claim { transaction_id, .. } | Step::Branch { transaction_id, .. } => Some(*transaction_id),
+        }
+    }
+
+    /// True for the steps of a two-phase commit that need a shard that can prepare.
+    pub fn is_two_phase(&self) -> bool {
+        matches!(
+            self,
+            Step::Branch {
+                operation: Some(Operation::Prepare(_) | Operation::Commit | Operation::Rollback),
+                ..
+            }
+        )
+    }
+}
+
 impl Change {
     /// What the account must have before anything is received: minus the lowest running sum of the postings, at least 0. At most 2^63-1.
     pub fn take(&self) -> u64 {

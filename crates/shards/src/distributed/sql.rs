@@ -210,19 +210,16 @@ async fn claim_database(
 #[async_trait::async_trait]
 impl Shard for SqlShard {
     async fn execute(&self, steps: Vec<Step>) -> Vec<StepAnswer> {
-        if !steps.iter().any(two_phase::is_two_phase) {
+        if !steps.iter().any(Step::is_two_phase) {
             return self.queue.execute(steps).await;
         }
-        let two_phased: std::collections::HashSet<TransactionId> = steps
-            .iter()
-            .filter(|step| two_phase::is_two_phase(step))
-            .filter_map(working_set::transaction_id)
-            .collect();
+        let two_phased: std::collections::HashSet<TransactionId> =
+            steps.iter().filter(|step| step.is_two_phase()).filter_map(Step::transaction_id).collect();
         let mut answers: Vec<Option<StepAnswer>> = steps.iter().map(|_| None).collect();
         let mut plain = Vec::new();
         let mut alone: HashMap<TransactionId, Vec<(usize, Step)>> = HashMap::new();
         for (index, step) in steps.into_iter().enumerate() {
-            match working_set::transaction_id(&step).filter(|id| two_phased.contains(id)) {
+            match step.transaction_id().filter(|id| two_phased.contains(id)) {
                 Some(transaction_id) => alone.entry(transaction_id).or_default().push((index, step)),
                 None => plain.push((index, step)),
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use coordinator::port::{Answer, NoAnswer, Operation, Step};
+use coordinator::port::{Answer, NoAnswer, Step};
 use ledger::{Timestamp, TransactionId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -117,7 +117,7 @@ async fn attempt(node: &Node, keys: &Keys, steps: &[Step]) -> Result<Option<Vec<
     let mut blocked: HashMap<TransactionId, NoAnswer> = HashMap::new();
     let mut answers = Vec::with_capacity(steps.len());
     for step in steps {
-        let transaction_id = transaction_id(step);
+        let transaction_id = step.transaction_id();
         // Later steps of the same transaction keep their order: they wait as well.
         let answer = match transaction_id.and_then(|id| blocked.get(&id)) {
             Some(no_answer) => Err(no_answer.clone()),
@@ -139,7 +139,7 @@ async fn execute(
     step: &Step,
     now: Timestamp,
 ) -> Result<StepAnswer, Failure> {
-    if is_two_phase(step) {
+    if step.is_two_phase() {
         return Err(Failure::refused("Redis cannot prepare a transaction: choose redis-tcc"));
     }
     if !loaded.book.missing(step).is_empty() {
@@ -164,18 +164,4 @@ async fn expire(node: &Node, keys: &Keys, hold_ids: &[TransactionId]) -> Result<
         pause().await;
     }
     Err(NoAnswer::Busy("other instances were faster each time".to_owned()))
-}
-
-fn is_two_phase(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Branch { operation: Some(Operation::Prepare(_) | Operation::Commit | Operation::Rollback), .. }
-    )
-}
-
-fn transaction_id(step: &Step) -> Option<TransactionId> {
-    match step {
-        Step::OpenAccount { .. } => None,
-        Step::Claim { transaction_id, .. } | Step::Branch { transaction_id, .. } => Some(*transaction_id),
-    }
 }

@@ -235,7 +235,7 @@ impl Worker {
         let mut blocked: HashMap<TransactionId, NoAnswer> = HashMap::new();
         let mut answers = Vec::with_capacity(units.len());
         for Unit { step, travelling } in units {
-            let transaction_id = working_set::transaction_id(step);
+            let transaction_id = step.transaction_id();
             // Later steps of the same transaction keep their order: they wait as well.
             let answer = match transaction_id.and_then(|id| blocked.get(&id)) {
                 Some(no_answer) => Err(no_answer.clone()),

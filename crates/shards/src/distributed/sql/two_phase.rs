@@ -41,14 +41,6 @@ pub(super) struct TwoPhase {
     pub(super) queue: Queue,
 }
 
-/// True for the steps that go through here.
-pub(super) fn is_two_phase(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Branch { operation: Some(Operation::Prepare(_) | Operation::Commit | Operation::Rollback), .. }
-    )
-}
-
 impl TwoPhase {
     pub(super) async fn execute(&self, transaction_id: TransactionId, step: Step) -> StepAnswer {
         let Step::Branch { operation: Some(operation), .. } = &step else {

@@ -19,14 +19,6 @@ use super::schema::{ACCOUNTS, BALANCES, BRANCHES, CLAIMS, FATES, HISTORY, HOLDS,
 /// How often rows may lead to other rows. A step's record leads to its branch, and that to accounts.
 const ROUNDS_MAX: usize = 8;
 
-/// The transaction that a step is of.
-pub(super) fn transaction_id(step: &Step) -> Option<TransactionId> {
-    match step {
-        Step::OpenAccount { .. } => None,
-        Step::Claim { transaction_id, .. } | Step::Branch { transaction_id, .. } => Some(*transaction_id),
-    }
-}
-
 /// Rows of the database, as loaded and as changed since.
 pub(super) struct WorkingSet {
     book: Book,
