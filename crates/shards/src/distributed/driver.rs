@@ -365,6 +365,12 @@ impl Inner {
         (driven, false)
     }
 
+    /// True when a record is of this instance's own beginning at this time: that its answer was lost makes it no repetition.
+    fn began(&self, status: &PhaseStatus, begun_at: Timestamp) -> bool {
+        status.started_at == begun_at
+            && status.lease.as_ref().is_some_and(|lease| lease.holder == self.instance)
+    }
+
     fn lease_from_now(&self) -> Lease {
         let micros = i64::try_from(self.lease.as_micros()).expect("a lease of less than 292,000 years");
         Lease { holder: self.instance, until: Timestamp::from_micros(now().as_micros() + micros) }

@@ -28,13 +28,7 @@ pub(super) async fn accompany(
     let mut replayed = !is_new;
     match choreography.step(&travelling).await {
         Onward::To(_) => {}
-        Onward::Begun(record) => {
-            // Our own beginning, whose answer was lost, is no repetition.
-            let began = |status: &coordinator::port::PhaseStatus| {
-                (status.started_at, status.lease.as_ref().map(|lease| lease.holder))
-            };
-            replayed |= began(&record) != began(&travelling.status);
-        }
+        Onward::Begun(record) => replayed |= !inner.began(&record, travelling.status.started_at),
         Onward::Over(outcome) => {
             choreography.forget(transaction_id);
             if !is_new {

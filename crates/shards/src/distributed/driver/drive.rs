@@ -129,10 +129,7 @@ impl Drive<'_> {
 
     fn answered(&mut self, ticket: Ticket, answer: Answer) {
         if let (Answer::Known(status), Some(begun_at)) = (&answer, self.begun_at.take()) {
-            // Our own beginning, whose answer was lost, is no repetition.
-            let is_ours = status.started_at == begun_at
-                && status.lease.as_ref().is_some_and(|lease| lease.holder == self.inner.instance);
-            self.replayed = !is_ours;
+            self.replayed = !self.inner.began(status, begun_at);
         }
         let effects = self.machine.answered(ticket, answer);
         self.follow(effects);
