@@ -1,5 +1,6 @@
 //! What both databases are asked for, in one vocabulary.
 
+use coordinator::port::SecondPhase;
 use ledger::TransactionId;
 
 use super::cell::{Cell, Kind, Row};
@@ -68,6 +69,14 @@ pub(super) enum Ended {
     NotPrepared,
 }
 
+/// The verb of both databases' statements that end a prepared branch.
+pub(super) fn verb(second_phase: SecondPhase) -> &'static str {
+    match second_phase {
+        SecondPhase::Confirm => "COMMIT",
+        SecondPhase::Cancel => "ROLLBACK",
+    }
+}
+
 /// A session with a database. One that failed as [`Lost`](super::failure::Conclusion::Lost) is given up.
 #[async_trait::async_trait]
 pub(super) trait Connection: Send + Sync {
@@ -95,11 +104,12 @@ pub(super) trait Connection: Send + Sync {
     /// Leaves the branch prepared: it survives the connection and the server.
     async fn prepare(&mut self, branch: &BranchName) -> Result<(), Failure>;
 
-    /// Ends a prepared branch.
-    async fn commit_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure>;
-
-    /// Ends a prepared branch.
-    async fn roll_back_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure>;
+    /// Commits a prepared branch, or rolls it back.
+    async fn end_prepared(
+        &mut self,
+        branch: &BranchName,
+        second_phase: SecondPhase,
+    ) -> Result<Ended, Failure>;
 
     /// The names of everything that is prepared in this database.
     async fn prepared(&mut self) -> Result<Vec<String>, Failure>;

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use coordinator::port::SecondPhase;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, Params, Value};
 
 use super::cell::{Cell, Row};
-use super::connection::{Begun, BranchName, Connection, Database, Dialect, Ended, Load, Lock, Store};
+use super::connection::{Begun, BranchName, Connection, Database, Dialect, Ended, Load, Lock, Store, verb};
 use super::failure::{Failure, of_mariadb};
 use super::timeouts::Timeouts;
 
@@ -116,15 +117,6 @@ impl Session {
         format!("'{}',X'{}'", branch.as_str(), hex::encode(&self.qualifier))
     }
 
-    /// Ends a prepared transaction.
-    async fn end(&mut self, verb: &str, branch: &BranchName) -> Result<Ended, Failure> {
-        match self.run(&format!("XA {verb} {}", self.name(branch))).await {
-            Ok(()) => Ok(Ended::Now),
-            Err(failure) if failure.code == UNKNOWN_BRANCH => Ok(Ended::NotPrepared),
-            Err(failure) => Err(failure),
-        }
-    }
-
     async fn load_one(&mut self, load: &Load) -> Result<Vec<Row>, Failure> {
         let (table, (column, _)) = (load.table, load.table.columns[load.by]);
         let lock = match load.lock {
@@ -229,12 +221,17 @@ impl Connection for Session {
         self.run(&format!("XA PREPARE {}", self.name(branch))).await
     }
 
-    async fn commit_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure> {
-        self.end("COMMIT", branch).await
-    }
-
-    async fn roll_back_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure> {
-        self.end("ROLLBACK", branch).await
+    async fn end_prepared(
+        &mut self,
+        branch: &BranchName,
+        second_phase: SecondPhase,
+    ) -> Result<Ended, Failure> {
+        let verb = verb(second_phase);
+        match self.run(&format!("XA {verb} {}", self.name(branch))).await {
+            Ok(()) => Ok(Ended::Now),
+            Err(failure) if failure.code == UNKNOWN_BRANCH => Ok(Ended::NotPrepared),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn prepared(&mut self) -> Result<Vec<String>, Failure> {

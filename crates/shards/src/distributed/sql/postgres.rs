@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use coordinator::port::SecondPhase;
 use futures_util::future::try_join_all;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Statement};
@@ -16,7 +17,7 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 use ledger::TransactionId;
 
 use super::cell::{Cell, Kind, Row};
-use super::connection::{Begun, BranchName, Connection, Database, Dialect, Ended, Load, Lock, Store};
+use super::connection::{Begun, BranchName, Connection, Database, Dialect, Ended, Load, Lock, Store, verb};
 use super::failure::{Failure, of_sqlstate};
 use super::timeouts::Timeouts;
 
@@ -122,16 +123,6 @@ impl Session {
         self.statements.insert(text.to_owned(), statement.clone());
         Ok(statement)
     }
-
-    /// Ends a prepared transaction.
-    async fn end(&mut self, verb: &str, branch: &BranchName) -> Result<Ended, Failure> {
-        match self.run(&format!("{verb} PREPARED '{}'", branch.as_str())).await {
-            Ok(()) => Ok(Ended::Now),
-            Err(failure) if failure.code == UNDEFINED_OBJECT => Ok(Ended::NotPrepared),
-            Err(failure) if failure.code == NAME_IN_USE => Err(Failure::busy(failure.to_string())),
-            Err(failure) => Err(failure),
-        }
-    }
 }
 
 #[async_trait::async_trait]
@@ -208,12 +199,18 @@ impl Connection for Session {
         self.run(&format!("PREPARE TRANSACTION '{}'", branch.as_str())).await
     }
 
-    async fn commit_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure> {
-        self.end("COMMIT", branch).await
-    }
-
-    async fn roll_back_prepared(&mut self, branch: &BranchName) -> Result<Ended, Failure> {
-        self.end("ROLLBACK", branch).await
+    async fn end_prepared(
+        &mut self,
+        branch: &BranchName,
+        second_phase: SecondPhase,
+    ) -> Result<Ended, Failure> {
+        let verb = verb(second_phase);
+        match self.run(&format!("{verb} PREPARED '{}'", branch.as_str())).await {
+            Ok(()) => Ok(Ended::Now),
+            Err(failure) if failure.code == UNDEFINED_OBJECT => Ok(Ended::NotPrepared),
+            Err(failure) if failure.code == NAME_IN_USE => Err(Failure::busy(failure.to_string())),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn prepared(&mut self) -> Result<Vec<String>, Failure> {

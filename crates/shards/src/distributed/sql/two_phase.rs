@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coordinator::port::{Answer, BranchState, Done, NoAnswer, Operation, ShardNumber, Step};
+use coordinator::port::{Answer, BranchState, Done, NoAnswer, Operation, SecondPhase, ShardNumber, Step};
 use ledger::{Timestamp, TransactionId};
 use tokio::sync::SemaphorePermit;
 
@@ -201,18 +201,14 @@ impl TwoPhase {
 
     async fn commit(&self, transaction_id: TransactionId) -> Result<(), Failure> {
         let branch = BranchName::new(transaction_id, self.shard.0);
-        if let Some(mut connection) = self.held.take(transaction_id) {
-            let ended = self.used(connection.commit_prepared(&branch).await)?;
-            self.pool.adopt(connection);
-            if ended == Ended::Now {
-                return Ok(());
-            }
+        if self.end_held(transaction_id, &branch, SecondPhase::Confirm).await? {
+            return Ok(());
         }
         let mut loan = self.pool.take().await?;
         self.let_settle(&mut *loan.connection, &branch).await?;
         let deadline = tokio::time::Instant::now() + DETACH_PATIENCE;
         loop {
-            let ended = self.used(loan.connection.commit_prepared(&branch).await)?;
+            let ended = self.used(loan.connection.end_prepared(&branch, SecondPhase::Confirm).await)?;
             if ended == Ended::Now && !self.dialect().keeps_what_it_prepared() {
                 break;
             }
@@ -236,13 +232,12 @@ impl TwoPhase {
 
     async fn roll_back(&self, transaction_id: TransactionId) -> Result<(), Failure> {
         let branch = BranchName::new(transaction_id, self.shard.0);
-        if let Some(mut connection) = self.held.take(transaction_id) {
-            self.used(connection.roll_back_prepared(&branch).await)?;
-            self.pool.adopt(connection);
-        }
+        let is_rolled_back = self.end_held(transaction_id, &branch, SecondPhase::Cancel).await?;
         let mut loan = self.pool.take().await?;
-        self.let_settle(&mut *loan.connection, &branch).await?;
-        self.used(loan.connection.roll_back_prepared(&branch).await)?;
+        if !is_rolled_back {
+            self.let_settle(&mut *loan.connection, &branch).await?;
+            self.used(loan.connection.end_prepared(&branch, SecondPhase::Cancel).await)?;
+        }
         // Waits for a prepare that is under way, which either makes it visible or fails here as busy.
         let row = row(transaction_id, self.shard, clock::now());
         let insert = self.dialect().statement(INSERT_BRANCH);
@@ -253,6 +248,19 @@ impl TwoPhase {
         }
         self.pool.give_back(loan);
         Ok(())
+    }
+
+    /// Ends a branch on the connection that prepared it; false when that connection is not here, or has it no more.
+    async fn end_held(
+        &self,
+        transaction_id: TransactionId,
+        branch: &BranchName,
+        second_phase: SecondPhase,
+    ) -> Result<bool, Failure> {
+        let Some(mut connection) = self.held.take(transaction_id) else { return Ok(false) };
+        let ended = self.used(connection.end_prepared(branch, second_phase).await)?;
+        self.pool.adopt(connection);
+        Ok(ended == Ended::Now)
     }
 
     /// Waits until a server that is letting go of a branch has certainly done so.
