@@ -59,15 +59,16 @@ impl Driver {
 
     /// The only check of the payee: before the payer pays.
     async fn payee_refuses(&self, others: &[Branch]) -> Result<Option<Refusal>, NotAnswered> {
-        for change in others.iter().flat_map(|branch| &branch.changes) {
-            let shard =
-                self.inner.link(coordinator::plan::Placement::shard_of(self.inner.as_ref(), &change.account));
-            let code = match shard.shard().account(&change.account).await.map_err(unanswered)? {
-                None => RefusalCode::AccountNotFound,
-                Some(row) if row.closed => RefusalCode::AccountClosed,
-                Some(_) => continue,
-            };
-            return Ok(Some(Refusal::of(code, Party::To)));
+        for branch in others {
+            let shard = self.inner.link(branch.shard).shard();
+            for change in &branch.changes {
+                let code = match shard.account(&change.account).await.map_err(unanswered)? {
+                    None => RefusalCode::AccountNotFound,
+                    Some(row) if row.closed => RefusalCode::AccountClosed,
+                    Some(_) => continue,
+                };
+                return Ok(Some(Refusal::of(code, Party::To)));
+            }
         }
         Ok(None)
     }
