@@ -18,57 +18,50 @@ pub(super) struct Chapter {
 }
 
 const APPLICATION: &str = "application";
+const UNCOORDINATED: &str = "application, no coordinator";
+
+/// The payer's shard has the record, so it begins; the others have no order.
+const TCC: Chapter = Chapter {
+    name: "tcc",
+    layer: APPLICATION,
+    order: "payer first, the others in any order",
+    parallel: "all but the payer's",
+    visible: "yes, as in flight",
+    loses_money: false,
+};
+
+const SAGA: Chapter = Chapter {
+    name: "saga",
+    layer: APPLICATION,
+    order: "linear",
+    parallel: "no",
+    visible: "yes, as in flight",
+    loses_money: false,
+};
 
 /// In the chapter's order.
 pub(super) const CHAPTER: &[Chapter] = &[
     Chapter {
         name: "redis",
-        layer: "application, no coordinator",
+        layer: UNCOORDINATED,
         order: "payer, then payee",
         parallel: "no",
         visible: "yes",
         loses_money: true,
     },
-    Chapter {
-        name: "redis-tcc",
-        layer: APPLICATION,
-        order: "any",
-        parallel: "yes",
-        visible: "yes, as in flight",
-        loses_money: false,
-    },
+    Chapter { name: "redis-tcc", ..TCC },
+    // Prepared in one order everywhere, so that two transactions never wait for each other's locks in a circle.
     Chapter {
         name: "two-phase-commit",
         layer: "database (XA)",
-        order: "any",
-        parallel: "yes",
+        order: "prepared by the number of the shard, committed in any order",
+        parallel: "commits yes, preparing no",
         visible: "between the commits of two shards",
         loses_money: false,
     },
-    Chapter {
-        name: "tcc",
-        layer: APPLICATION,
-        order: "any",
-        parallel: "yes",
-        visible: "yes, as in flight",
-        loses_money: false,
-    },
-    Chapter {
-        name: "saga",
-        layer: APPLICATION,
-        order: "linear",
-        parallel: "no",
-        visible: "yes, as in flight",
-        loses_money: false,
-    },
-    Chapter {
-        name: "saga-choreographed",
-        layer: "application, no coordinator",
-        order: "linear",
-        parallel: "no",
-        visible: "yes, as in flight",
-        loses_money: false,
-    },
+    TCC,
+    SAGA,
+    Chapter { name: "saga-choreographed", layer: UNCOORDINATED, ..SAGA },
     Chapter {
         name: "event-sourced",
         layer: "application, its own journal",
