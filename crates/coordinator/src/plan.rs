@@ -431,7 +431,7 @@ fn close_draft<'placement>(
 }
 
 /// Of two refusals of one transaction, the one that `ledger` would have found first is told: by leg, then by its order of checks.
-pub(crate) fn first_of(one: Refusal, other: Refusal) -> Refusal {
+pub fn first_of(one: Refusal, other: Refusal) -> Refusal {
     if rank(&other) < rank(&one) { other } else { one }
 }
 

@@ -254,7 +254,7 @@ fn without_a_coordinator_half_a_transfer_can_be_lost_and_is_found() {
         let (payer, payee) = (&of_shard[0][0], &of_shard[1][0]);
         let lost = transfer(payer, payee, 7);
         let before = available(&wallet, payer).await;
-        let doomed = doomed(&urls).await;
+        let doomed = hindered(&urls, Hindrance::CreditsNeverArrive).await;
         let asked = tokio::spawn({
             let lost = lost.clone();
             async move { doomed.transfers(vec![lost]).await }
@@ -282,39 +282,105 @@ fn without_a_coordinator_half_a_transfer_can_be_lost_and_is_found() {
     });
 }
 
-/// A wallet whose credits never arrive.
-async fn doomed(urls: &[String]) -> Driver {
+/// The refusal is told as what it is, and the payer keeps his money.
+#[test]
+fn without_a_coordinator_a_payee_without_room_refuses_before_the_payer_pays() {
+    let (_servers, urls) = nodes(2);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let wallet = wallet(Architecture::Redis, &urls).await;
+        let (payer, payee) = on_both_shards(&wallet, "room").await;
+        fund(&wallet, std::slice::from_ref(&payer), 100).await;
+        fund(&wallet, std::slice::from_ref(&payee), i64::MAX as u64 - 9).await;
+        let outcome = async |wallet: &Driver, one: &ledger::Transfer| {
+            wallet.transfers(vec![one.clone()]).await.remove(0).map(|answer| answer.value.outcome)
+        };
+        // Both refuse: the payer's reason comes first, as everywhere.
+        let refusal = outcome(&wallet, &transfer(&payer, &payee, 101)).await.unwrap().unwrap_err();
+        assert_eq!((refusal.code, refusal.available), (RefusalCode::InsufficientFunds, 100));
+        let too_much = transfer(&payer, &payee, 10);
+        let fits = transfer(&payer, &payee, 9);
+        for (one, expected) in [(&too_much, Err(RefusalCode::BalanceOverflow)), (&fits, Ok(i64::MAX))] {
+            // A repeat is told what was told first, though there is no room for it any more.
+            for _ in 0..2 {
+                let told = outcome(&wallet, one).await.unwrap();
+                assert_eq!(told.map(|after| after.to).map_err(|refusal| refusal.code), expected);
+            }
+        }
+        assert_eq!(available(&wallet, &payer).await, 91);
+        settled(&wallet).await;
+
+        // Somebody else's money takes the room after this instance has looked.
+        let unaware = hindered(&urls, Hindrance::BalancesUnseen).await;
+        let half = transfer(&payer, &payee, 1);
+        for _ in 0..2 {
+            let told = outcome(&unaware, &half).await.unwrap_err().to_string();
+            assert!(told.contains("(balance_overflow): architecture redis has lost half"), "{told}");
+        }
+    });
+}
+
+/// Opens accounts until there is one on each of two shards.
+async fn on_both_shards(wallet: &Driver, prefix: &str) -> (String, String) {
+    let mut of_shard = [None, None];
+    for name in names(prefix, 32) {
+        open(wallet, std::slice::from_ref(&name)).await;
+        let located = wallet.account(&AccountId::parse(&name).unwrap()).await.unwrap().unwrap();
+        of_shard[located.partition as usize] = Some(name);
+        if let [Some(one), Some(two)] = &of_shard {
+            return (one.clone(), two.clone());
+        }
+    }
+    panic!("32 accounts are on one shard");
+}
+
+/// A wallet with something in its way.
+async fn hindered(urls: &[String], hindrance: Hindrance) -> Driver {
     let mut shards: Vec<Arc<dyn Shard>> = Vec::new();
-    for (shard, url) in (0..).map(ShardNumber).zip(urls) {
-        let shard = RedisShard::open(watch::channel(url.clone()).1, shard, TIMEOUT).await.unwrap();
-        shards.push(Arc::new(WithoutCredits(shard)));
+    for (number, url) in (0..).map(ShardNumber).zip(urls) {
+        let shard = RedisShard::open(watch::channel(url.clone()).1, number, TIMEOUT).await.unwrap();
+        shards.push(Arc::new(Hindered { shard, hindrance }));
     }
     Driver::start(shards, Coordination::None, &config(Architecture::Redis, urls))
 }
 
-/// A shard to which the way is cut for the second of two updates.
-struct WithoutCredits(RedisShard);
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hindrance {
+    /// The way is cut for the second of two updates.
+    CreditsNeverArrive,
+    /// Accounts look as they did before they had any money.
+    BalancesUnseen,
+}
+
+struct Hindered {
+    shard: RedisShard,
+    hindrance: Hindrance,
+}
 
 #[async_trait::async_trait]
-impl Shard for WithoutCredits {
+impl Shard for Hindered {
     async fn execute(&self, steps: Vec<Step>) -> Vec<Result<Answer, NoAnswer>> {
         let is_credit = |step: &Step| matches!(step, Step::Branch { record, operation: Some(Operation::Apply(_)), .. } if record.is_empty());
-        if steps.iter().any(is_credit) {
+        if self.hindrance == Hindrance::CreditsNeverArrive && steps.iter().any(is_credit) {
             std::future::pending::<()>().await;
         }
-        self.0.execute(steps).await
+        self.shard.execute(steps).await
     }
 
     async fn account(&self, account: &AccountId) -> Result<Option<AccountRow>, NoAnswer> {
-        self.0.account(account).await
+        let row = self.shard.account(account).await?;
+        Ok(row.map(|row| match self.hindrance {
+            Hindrance::BalancesUnseen => AccountRow { balances: Vec::new(), ..row },
+            Hindrance::CreditsNeverArrive => row,
+        }))
     }
 
     async fn history(&self, account: &AccountId, range: &HistoryRange) -> Result<Vec<Entry>, NoAnswer> {
-        self.0.history(account, range).await
+        self.shard.history(account, range).await
     }
 
     async fn claim(&self, transaction_id: TransactionId) -> Result<Option<Claim>, NoAnswer> {
-        self.0.claim(transaction_id).await
+        self.shard.claim(transaction_id).await
     }
 
     async fn transaction(
@@ -322,26 +388,26 @@ impl Shard for WithoutCredits {
         recorded_under: TransactionId,
         transaction_id: TransactionId,
     ) -> Result<Option<TransactionRow>, NoAnswer> {
-        self.0.transaction(recorded_under, transaction_id).await
+        self.shard.transaction(recorded_under, transaction_id).await
     }
 
     async fn unfinished(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
-        self.0.unfinished(limit).await
+        self.shard.unfinished(limit).await
     }
 
     async fn in_flight(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
-        self.0.in_flight(limit).await
+        self.shard.in_flight(limit).await
     }
 
     async fn orphans(&self, before: Timestamp, limit: usize) -> Result<Vec<Orphan>, NoAnswer> {
-        self.0.orphans(before, limit).await
+        self.shard.orphans(before, limit).await
     }
 
     async fn expire_holds(&self, limit: usize) -> Result<usize, NoAnswer> {
-        self.0.expire_holds(limit).await
+        self.shard.expire_holds(limit).await
     }
 
     async fn totals(&self) -> Result<ShardTotals, NoAnswer> {
-        self.0.totals().await
+        self.shard.totals().await
     }
 }
