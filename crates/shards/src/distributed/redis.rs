@@ -15,6 +15,7 @@ mod node;
 mod store;
 mod worker;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coordinator::port::{Answer, Claim, Entry, NoAnswer, PhaseStatus, ShardNumber, Step};
@@ -27,6 +28,11 @@ use worker::Worker;
 
 use super::{AccountRow, HistoryRange, Orphan, Shard, ShardTotals, TransactionRow, clock, rows};
 
+/// How many unfinished transactions are read at a time in search of those whose lease has run out.
+const UNFINISHED_PER_PAGE: usize = 256;
+/// How many pages one search reads; the next one goes on from there.
+const UNFINISHED_PAGES_MAX: usize = 16;
+
 /// A node that cannot be used, and what to do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
@@ -37,6 +43,8 @@ pub struct RedisShard {
     node: Node,
     keys: Keys,
     worker: Worker,
+    /// Where the next look for lapsed leases begins: 0, unless the last one ended before it had seen all.
+    unfinished_from: AtomicUsize,
 }
 
 impl RedisShard {
@@ -51,7 +59,7 @@ impl RedisShard {
         let keys = Keys::of(number);
         node.check_durability().await.map_err(|failure| RedisError(failure.to_string()))?;
         let worker = Worker::start(node.clone(), keys.clone());
-        Ok(RedisShard { node, keys, worker })
+        Ok(RedisShard { node, keys, worker, unfinished_from: AtomicUsize::new(0) })
     }
 
     /// The records of these transactions, in order; those that are gone meanwhile are left out.
@@ -118,19 +126,34 @@ impl Shard for RedisShard {
 
     async fn unfinished(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
         let now = clock::now();
-        let mut found = self.in_flight(limit).await?;
-        found.retain(|status| status.lease.as_ref().is_none_or(|lease| lease.until <= now));
-        Ok(found)
+        let mut lapsed = Vec::new();
+        let mut from = self.unfinished_from.load(Ordering::Relaxed);
+        for _ in 0..UNFINISHED_PAGES_MAX {
+            let places = from..from + UNFINISHED_PER_PAGE;
+            let ids = self.node.oldest(self.keys.unfinished(), i64::MAX, places.clone()).await;
+            let ids = ids.map_err(|failure| failure.before_commit())?;
+            let is_last_page = ids.len() < places.len();
+            let has_lapsed =
+                |status: &PhaseStatus| status.lease.as_ref().is_none_or(|lease| lease.until <= now);
+            lapsed.extend(self.records(ids).await?.into_iter().filter(has_lapsed));
+            from = if is_last_page || lapsed.len() >= limit { 0 } else { places.end };
+            if from == 0 {
+                break;
+            }
+        }
+        self.unfinished_from.store(from, Ordering::Relaxed);
+        lapsed.truncate(limit);
+        Ok(lapsed)
     }
 
     async fn in_flight(&self, limit: usize) -> Result<Vec<PhaseStatus>, NoAnswer> {
-        let ids = self.node.oldest(self.keys.unfinished(), i64::MAX, limit).await;
+        let ids = self.node.oldest(self.keys.unfinished(), i64::MAX, 0..limit).await;
         self.records(ids.map_err(|failure| failure.before_commit())?).await
     }
 
     async fn orphans(&self, before: Timestamp, limit: usize) -> Result<Vec<Orphan>, NoAnswer> {
         let found = async {
-            let ids = self.node.oldest(self.keys.taken(), before.as_micros() - 1, limit).await?;
+            let ids = self.node.oldest(self.keys.taken(), before.as_micros() - 1, 0..limit).await?;
             let keys = ids.into_iter().map(|id| self.keys.branch(id)).collect();
             let found = self.node.rows(keys).await?;
             found.into_iter().flatten().map(|row| rows::branch(&row)).collect::<Result<Vec<_>, _>>()
@@ -141,7 +164,7 @@ impl Shard for RedisShard {
     }
 
     async fn expire_holds(&self, limit: usize) -> Result<usize, NoAnswer> {
-        let lapsed = self.node.oldest(self.keys.expiring(), clock::now().as_micros(), limit).await;
+        let lapsed = self.node.oldest(self.keys.expiring(), clock::now().as_micros(), 0..limit).await;
         let lapsed = lapsed.map_err(|failure| failure.before_commit())?;
         if lapsed.is_empty() {
             return Ok(0);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coordinator::conformance::{self, Options};
+use coordinator::machine::{Effect, Machine};
 use coordinator::port::{
-    Answer, Claim, Entry, NoAnswer, Operation, PhaseStatus, Protocol, ShardNumber, Step,
+    Answer, Branch, Claim, Entry, Lease, NoAnswer, Operation, PhaseStatus, Plan, Protocol, ShardNumber, Step,
 };
 use ledger::{AccountId, Command, RefusalCode, Timestamp, TransactionId};
 use shards::distributed::partition_map::{PartitionMap, ZooKeeper};
@@ -211,6 +212,43 @@ async fn in_sync(port: &str) {
     })
     .await
     .expect("the replica catches up");
+}
+
+/// However many transactions are under way that began earlier, those that lost their instance are found.
+#[test]
+fn leased_transactions_do_not_hide_lapsed_ones() {
+    let (_server, url) = redis().unwrap();
+    runtime().block_on(async {
+        let shard = RedisShard::open(watch::channel(url).1, ShardNumber(0), TIMEOUT).await.unwrap();
+        let begun = |number: i64, until: Timestamp| {
+            let branch = |shard| Branch { shard: ShardNumber(shard), changes: Vec::new(), task: None };
+            let one = transfer("alice", "bob", 1);
+            let plan = Plan {
+                transaction_id: one.transaction_id,
+                command: Command::Transfer(one),
+                protocol: Protocol::TwoPhaseCommit,
+                branches: vec![branch(0), branch(1)],
+            };
+            let lease = Lease { holder: 1, until };
+            let (_, effects) = Machine::begin(plan, lease, Timestamp::from_micros(number));
+            let Some(Effect::Send { step, .. }) = effects.into_iter().next() else { panic!("it begins") };
+            step
+        };
+        let lapsed = |number| begun(number, Timestamp::from_micros(number));
+        let leased = |number| begun(number, Timestamp::from_micros(i64::MAX));
+        let steps: Vec<Step> = (0..4_500).map(leased).chain((4_500..4_510).map(lapsed)).collect();
+        let expected: Vec<_> = steps[4_500..].iter().map(Step::transaction_id).collect();
+        for answer in shard.execute(steps).await {
+            answer.unwrap();
+        }
+        for limit in [1, 4, 10, 256] {
+            // One search reads so many records, and the next goes on from there.
+            assert_eq!(shard.unfinished(limit).await.unwrap(), []);
+            let found = shard.unfinished(limit).await.unwrap();
+            let found: Vec<_> = found.iter().map(|status| Some(status.plan.transaction_id)).collect();
+            assert_eq!(found, expected[..limit.min(10)]);
+        }
+    });
 }
 
 /// The chapter's first design: a crash between two updates loses half a transfer; adding up finds it; a repeat gives it.

@@ -1,5 +1,6 @@
 //! The way to a Redis node.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,12 +73,12 @@ impl Node {
         found.into_iter().map(|text| text.as_deref().map(from_text).transpose()).collect()
     }
 
-    /// The ids of a sorted set whose score is at most this, lowest first.
+    /// The ids of a sorted set whose score is at most this, lowest first: those at these places.
     pub(super) async fn oldest(
         &self,
         key: String,
         at_most: i64,
-        limit: usize,
+        places: Range<usize>,
     ) -> Result<Vec<TransactionId>, Failure> {
         let mut pipeline = redis::pipe();
         pipeline
@@ -87,8 +88,8 @@ impl Node {
             .arg(at_most)
             .arg("BYSCORE")
             .arg("LIMIT")
-            .arg(0)
-            .arg(limit);
+            .arg(places.start)
+            .arg(places.len());
         let (found,): (Vec<String>,) = self.query(&pipeline).await?;
         let parsed = found.iter().map(|id| TransactionId::parse(id));
         parsed
