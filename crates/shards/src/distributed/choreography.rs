@@ -95,8 +95,16 @@ impl Choreography {
         let answer = until_answered(&self.metrics, shard, attempt, failed).await;
         self.metrics.phase(travelling.phase(), started.elapsed());
         let onward = travelling.answered(answer);
-        if let Onward::To(onward) = &onward {
-            self.send(shard, &Message::of(onward)).await;
+        match &onward {
+            Onward::To(onward) => self.send(shard, &Message::of(onward)).await,
+            Onward::Begun(_) | Onward::Over(_) => {}
+            Onward::Broken(why) => {
+                tracing::error!(
+                    why,
+                    "a transaction cannot go on; look whether a shard's data were changed by hand"
+                );
+                self.metrics.broken();
+            }
         }
         onward
     }
@@ -129,17 +137,11 @@ impl Choreography {
             return;
         }
         match self.step(&travelling).await {
-            Onward::To(_) | Onward::Begun(_) => {}
+            Onward::To(_) | Onward::Begun(_) | Onward::Broken(_) => {}
             Onward::Over(outcome) => {
                 let announced = format!("{transaction_id} {}", outcome.to_text());
                 self.tell(transaction_id, outcome);
                 self.broker.announce(announced).await;
-            }
-            Onward::Broken(why) => {
-                tracing::error!(
-                    why,
-                    "a transaction cannot go on; look whether a shard's data were changed by hand"
-                );
             }
         }
         // Whoever fails here gets it again.

@@ -1,11 +1,12 @@
 //! A Saga without a coordinator, whose broker and databases die, and whose broker forgets what it was given.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use shards::distributed::{Architecture, Driver};
+use shards::distributed::{Architecture, Driver, Ending};
 use shards::wallet::Wallet;
 
-use crate::wallet::{Scene, available, fund, names, open, runtime, settled, transfer};
+use crate::wallet::{Scene, available, fund, names, on_both_shards, open, runtime, settled, transfer};
 
 const TRANSFERS: usize = 80;
 
@@ -79,4 +80,41 @@ async fn until_answered(wallet: Driver, one: ledger::Transfer) {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+}
+
+/// A record that somebody deletes by hand leaves a transaction without an end: an operator must be told.
+#[test]
+fn what_breaks_on_its_way_is_counted() {
+    let mut scene = Scene::new();
+    let runtime = runtime();
+    let wallet = runtime.block_on(scene.wallet(Architecture::SagaChoreographed));
+    let one = runtime.block_on(async {
+        let (payer, payee) = on_both_shards(&wallet, "breaks").await;
+        fund(&wallet, std::slice::from_ref(&payer), 100).await;
+        settled(&wallet).await;
+        transfer(&payer, &payee, 1)
+    });
+    scene.broker.kill();
+    runtime.spawn({
+        let wallet = wallet.clone();
+        async move { wallet.transfers(vec![one]).await }
+    });
+    let until = |what: &str, is_true: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !is_true() {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // The payer has paid, and what follows waits for the broker.
+    until("it begins", &|| !runtime.block_on(wallet.in_flight(1)).unwrap().is_empty());
+    runtime.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(&scene.urls[0], tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("DELETE FROM transactions WHERE outcome IS NULL").await.unwrap();
+    });
+    scene.broker.restart().unwrap();
+    let broken = &wallet.metrics().endings[Ending::Broken as usize];
+    until("it is counted", &|| broken.load(Ordering::Relaxed) > 0);
 }

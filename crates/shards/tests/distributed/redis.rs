@@ -20,7 +20,7 @@ use shards::wallet::{Located, TransactionAnswer, Wallet, currency_totals};
 use testbed::{Server, redis, zookeeper};
 use tokio::sync::watch;
 
-use crate::wallet::{available, commands, fund, names, open, runtime, settled, transfer};
+use crate::wallet::{available, commands, fund, names, on_both_shards, open, runtime, settled, transfer};
 use crate::world::Sharded;
 
 /// Every how many cases of the suite one is run here. `JIGAP_REDIS_STRIDE=1` runs them all.
@@ -356,20 +356,6 @@ fn without_a_coordinator_a_payee_without_room_refuses_before_the_payer_pays() {
             assert!(told.contains("(balance_overflow): architecture redis has lost half"), "{told}");
         }
     });
-}
-
-/// Opens accounts until there is one on each of two shards.
-async fn on_both_shards(wallet: &Driver, prefix: &str) -> (String, String) {
-    let mut of_shard = [None, None];
-    for name in names(prefix, 32) {
-        open(wallet, std::slice::from_ref(&name)).await;
-        let located = wallet.account(&AccountId::parse(&name).unwrap()).await.unwrap().unwrap();
-        of_shard[located.partition as usize] = Some(name);
-        if let [Some(one), Some(two)] = &of_shard {
-            return (one.clone(), two.clone());
-        }
-    }
-    panic!("32 accounts are on one shard");
 }
 
 /// A wallet with something in its way.

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Two shards in two kinds of database, and a broker.
 pub(crate) struct Scene {
-    urls: Vec<String>,
+    pub(crate) urls: Vec<String>,
     broker_url: String,
     pub(crate) databases: Vec<Server>,
     pub(crate) broker: Server,
@@ -120,6 +120,20 @@ pub(crate) async fn settled(wallet: &Driver) {
     for total in currency_totals(&wallet.totals().await.unwrap()) {
         assert_eq!((total.sum, total.in_flight), (0, 0), "{total:?}");
     }
+}
+
+/// Opens accounts until there is one on each of two shards.
+pub(crate) async fn on_both_shards(wallet: &Driver, prefix: &str) -> (String, String) {
+    let mut of_shard = [None, None];
+    for name in names(prefix, 32) {
+        open(wallet, std::slice::from_ref(&name)).await;
+        let located = wallet.account(&account(&name)).await.unwrap().unwrap();
+        of_shard[located.partition as usize] = Some(name);
+        if let [Some(one), Some(two)] = &of_shard {
+            return (one.clone(), two.clone());
+        }
+    }
+    panic!("32 accounts are on one shard");
 }
 
 pub(crate) fn names(prefix: &str, count: usize) -> Vec<String> {

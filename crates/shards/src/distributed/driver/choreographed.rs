@@ -39,11 +39,6 @@ pub(super) async fn accompany(
         }
         Onward::Broken(why) => {
             choreography.forget(transaction_id);
-            tracing::error!(
-                why,
-                "a transaction cannot begin; look whether a shard's data were changed by hand"
-            );
-            inner.metrics.broken();
             tell.send_replace(Some(Err(NotAnswered::Unavailable(why))));
             return;
         }
