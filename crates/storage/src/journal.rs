@@ -62,6 +62,8 @@ pub use reader::{FramesFrom, Reader, ReleasedFrames};
 pub use recovery::Recovered;
 
 use appender::Preparation;
+pub(crate) use buffer::whole_blocks;
+pub(crate) use disk::{create as create_file, open_direct, write_all};
 use queue::{Queue, Task};
 pub(crate) use shared::RecentlyUsed;
 

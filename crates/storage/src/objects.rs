@@ -3,13 +3,14 @@
 //! An object is written whole or not at all and never changed. Every call has a time limit, and says in its error whether it is
 //! worth repeating.
 
+mod directory;
 #[cfg(feature = "hdfs")]
 mod hdfs;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
 use tokio::runtime::Runtime;
+
+use directory::Directory;
 
 /// The crate whose stores are used, so that a store of one's own can be put behind [`Objects::over`].
 pub use object_store;
@@ -127,8 +130,8 @@ struct Inner {
 enum Kind {
     /// A conditional put does all.
     Plain,
-    /// New names are synced as well.
-    Directory(PathBuf),
+    /// Files are written by ourselves.
+    Directory(Directory),
     /// A draft is synced and renamed.
     #[cfg(feature = "hdfs")]
     Hdfs(hdfs_native::Client),
@@ -168,15 +171,8 @@ impl Objects {
                     std::fs::create_dir_all(&directory).map_err(|error| address(&error))?;
                 }
                 let store = LocalFileSystem::new_with_prefix(&directory).map_err(|error| address(&error))?;
-                let store = store.with_fsync(true);
-                Ok(Self::assemble(
-                    Arc::new(store),
-                    url,
-                    "",
-                    Kind::Directory(directory),
-                    PATIENCE,
-                    runtime(url)?,
-                ))
+                let kind = Kind::Directory(Directory::new(directory));
+                Ok(Self::assemble(Arc::new(store), url, "", kind, PATIENCE, runtime(url)?))
             }
             "s3" => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -244,11 +240,12 @@ impl Objects {
     /// Writes an object that is not there yet; durable when this returns.
     pub fn put_new(&self, path: &str, content: Bytes) -> Result<Written, ObjectError> {
         let at = self.at(path);
-        let written = self.call("write", path, async {
+        self.call("write", path, async {
             let created = match &self.inner.kind {
                 #[cfg(feature = "hdfs")]
                 Kind::Hdfs(client) => hdfs::create(client, &at, content).await,
-                Kind::Plain | Kind::Directory(_) => {
+                Kind::Directory(directory) => directory.create(path, content).await,
+                Kind::Plain => {
                     let options = PutMode::Create.into();
                     self.inner.store.put_opts(&at, PutPayload::from(content), options).await.map(drop)
                 }
@@ -258,21 +255,15 @@ impl Objects {
                 Err(object_store::Error::AlreadyExists { .. }) => Ok(Written::Existed),
                 Err(error) => Err(error),
             }
-        })?;
-        if let (Kind::Directory(directory), Written::New) = (&self.inner.kind, written) {
-            self.sync_directories(directory, path)?;
-        }
-        Ok(written)
+        })
     }
 
-    /// A new file's name is durable only once every directory above it is.
-    fn sync_directories(&self, root: &FilePath, path: &str) -> Result<(), ObjectError> {
-        let mut directory = root.join(path);
-        while directory.pop() && directory.starts_with(root) {
-            let synced = std::fs::File::open(&directory).and_then(|file| file.sync_all());
-            synced.map_err(|error| self.unavailable("sync", path, error.to_string()))?;
+    /// Whether the object has exactly this content where it is kept, whatever a cache of this machine says.
+    pub fn holds(&self, path: &str, content: &Bytes) -> Result<bool, ObjectError> {
+        match &self.inner.kind {
+            Kind::Directory(directory) => self.call("read", path, directory.holds(path, content.clone())),
+            _ => Ok(self.get(path)? == *content),
         }
-        Ok(())
     }
 
     /// Every object whose name begins with this folder, sorted by name.
@@ -324,7 +315,10 @@ impl Objects {
     pub fn remove_drafts(&self) -> Result<(), ObjectError> {
         match &self.inner.kind {
             Kind::Plain => Ok(()),
-            Kind::Directory(directory) => self.remove_local_drafts(directory),
+            Kind::Directory(directory) => {
+                let removed = directory.remove_drafts();
+                removed.map_err(|error| self.unavailable("remove", "a draft", error.to_string()))
+            }
             #[cfg(feature = "hdfs")]
             Kind::Hdfs(_) => {
                 let listed = self.list_with_drafts("")?;
@@ -332,24 +326,6 @@ impl Objects {
                 drafts.try_for_each(|draft| self.remove(&draft.path))
             }
         }
-    }
-
-    fn remove_local_drafts(&self, directory: &FilePath) -> Result<(), ObjectError> {
-        let mut waiting = vec![directory.to_owned()];
-        while let Some(directory) = waiting.pop() {
-            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    waiting.push(path);
-                } else if entry.file_name().to_string_lossy().contains('#') {
-                    std::fs::remove_file(&path).map_err(|error| {
-                        self.unavailable("remove", &path.display().to_string(), error.to_string())
-                    })?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn at(&self, path: &str) -> Path {

@@ -186,14 +186,17 @@ impl<'objects> SnapshotWriter<'objects> {
         };
         self.objects.put_new(&path, content.clone())?;
         // A part of the same name comes from an attempt that was cut off: it is right, or it is taken away.
-        if self.objects.get(&path)? != content {
+        if !self.objects.holds(&path, &content)? {
             self.objects.remove(&path)?;
             self.objects.put_new(&path, content.clone())?;
-            if self.objects.get(&path)? != content {
+            if !self.objects.holds(&path, &content)? {
                 return Err(SnapshotError::damaged(&path, "it reads back otherwise than it was written"));
             }
         }
         self.parts.push(part);
+        // Its memory is used again.
+        self.buffer = content.into();
+        self.buffer.clear();
         Ok(())
     }
 

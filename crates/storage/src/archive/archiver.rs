@@ -372,9 +372,9 @@ impl Work {
         let path = format!("{}/{}", journal_folder(self.live.reader.partition()), name.file());
         let objects = &self.options.objects;
         objects.put_new(&path, bytes.clone())?;
-        let found = objects.get(&path)?;
-        let parcel = Parcel { name: name.clone(), size_bytes: found.len() as u64 };
-        if found != bytes {
+        let mut parcel = Parcel { name: name.clone(), size_bytes: bytes.len() as u64 };
+        if !objects.holds(&path, bytes)? {
+            parcel.size_bytes = objects.get(&path)?.len() as u64;
             // Another replica may have grouped its writes otherwise: then the frames are right all the same.
             let single = History::new(objects.clone(), self.live.reader.partition(), vec![parcel.clone()]);
             if let Err(error) = single.verify(0) {
@@ -397,7 +397,9 @@ impl Work {
         history.as_mut().expect("it was found before anything was packed").push(parcel);
         drop(history);
         self.next_sequence = *next_sequence;
-        self.pending = None;
+        if let Some(written) = self.pending.take() {
+            self.packer.reuse(written.bytes.into());
+        }
         self.uploaded = Instant::now();
         self.metrics.parcels.fetch_add(1, Ordering::Relaxed);
         self.metrics.bytes.fetch_add(size_bytes, Ordering::Relaxed);

@@ -106,7 +106,15 @@ impl Packer {
         self.last.as_ref()
     }
 
-    /// The object with its name; `None` when there are no frames. The packer can be used again after it was cleared.
+    /// Packs the next object into the memory of one that was written: fresh memory for each is dearer than all else that is done to it.
+    pub(super) fn reuse(&mut self, mut written: Vec<u8>) {
+        if self.bytes.is_empty() {
+            written.clear();
+            self.bytes = written;
+        }
+    }
+
+    /// The object with its name; `None` when there are no frames.
     pub(super) fn finish(&mut self) -> Option<(ParcelName, Vec<u8>)> {
         let (first, last) = (self.first.as_ref()?, self.last.as_ref()?);
         let mut bytes = std::mem::take(&mut self.bytes);

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use direct::DirectDisk;
+pub(crate) use direct::{create, open_direct, write_all};
 pub use mapped::MmapDisk;
 
 /// The kinds of disk to choose from in a configuration.

@@ -25,6 +25,30 @@ fn assert_conforms(objects: &Objects) {
     objects.remove("a/b/one").unwrap();
     assert_eq!(objects.folders("a").unwrap(), ["c"]);
     assert_one_writer_wins(objects);
+    for size in [0, 1, 4095, 4096, 4097, 1 << 20, (3 << 20) + 1234] {
+        assert_comparison(objects, size);
+    }
+}
+
+/// An object holds what was written, and nothing that differs by a byte anywhere or by its length.
+fn assert_comparison(objects: &Objects, size: usize) {
+    let path = format!("compared/{size}");
+    let content: Vec<u8> = (0..size).map(|at| (at / 4096 * 31 + at) as u8).collect();
+    let holds = |content: Vec<u8>| objects.holds(&path, &content.into()).unwrap();
+    assert!(matches!(objects.holds(&path, &Bytes::new()), Err(ObjectError::Missing { .. })));
+    objects.put_new(&path, content.clone().into()).unwrap();
+    assert_eq!(objects.get(&path).unwrap(), content);
+    assert!(holds(content.clone()));
+    assert!(!holds([&content[..], &[0]].concat()));
+    for at in [0, size / 2, size.saturating_sub(1)] {
+        let mut other = content.clone();
+        if let Some(byte) = other.get_mut(at) {
+            *byte ^= 1;
+            assert!(!holds(other));
+            assert!(!holds(content[..at].to_vec()));
+        }
+    }
+    objects.remove(&path).unwrap();
 }
 
 /// Of many that write one object at once, one does, and everybody reads what it wrote.

@@ -36,17 +36,11 @@ impl DirectDisk {
         if !self.direct_io.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let flags = (OFlags::DIRECT | flags).bits().cast_signed();
-        match OpenOptions::new().write(true).custom_flags(flags).open(path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                if self.direct_io.swap(false, Ordering::Relaxed) {
-                    tracing::warn!(path = %path.display(), "no direct I/O on this file system: using fdatasync, which is slower");
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
+        let file = open_direct(OpenOptions::new().write(true), path, flags)?;
+        if file.is_none() && self.direct_io.swap(false, Ordering::Relaxed) {
+            tracing::warn!(path = %path.display(), "no direct I/O on this file system: using fdatasync, which is slower");
         }
+        Ok(file)
     }
 
     fn for_writing(&self, path: &Path, file: File, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
@@ -132,6 +126,16 @@ impl DiskFile for DirectFile {
     }
 }
 
+/// Opens a file that is read and written past the page cache: `None` where the file system refuses that.
+pub(crate) fn open_direct(options: &OpenOptions, path: &Path, flags: OFlags) -> io::Result<Option<File>> {
+    let flags = (OFlags::DIRECT | flags).bits().cast_signed();
+    match options.clone().custom_flags(flags).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) fn list(directory: &Path) -> io::Result<Vec<FileEntry>> {
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -146,7 +150,7 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<FileEntry>> {
 }
 
 /// Space is reserved at once, so that a full disk shows here and the file's blocks lie together.
-pub(super) fn create(path: &Path, size_bytes: u64) -> io::Result<File> {
+pub(crate) fn create(path: &Path, size_bytes: u64) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size_bytes) {
         Ok(()) => {}
@@ -179,7 +183,7 @@ pub(super) fn zero_durable(
 }
 
 /// One call to the operating system unless it writes less than it was given.
-pub(super) fn write_all(file: &File, mut offset: u64, blocks: &[IoSlice<'_>]) -> io::Result<()> {
+pub(crate) fn write_all(file: &File, mut offset: u64, blocks: &[IoSlice<'_>]) -> io::Result<()> {
     let mut blocks = blocks.to_vec();
     let mut rest = &mut blocks[..];
     while !rest.is_empty() {
