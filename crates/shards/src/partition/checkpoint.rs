@@ -90,7 +90,9 @@ impl CheckpointBuilder {
         });
         let filter = self.filter.as_ref();
         let ids = buckets.iter().map(|(bucket, ids)| {
-            ids.iter().for_each(|id| filter.insert(seed.hash(layout::packed_id(id))));
+            let hashes = ids.iter().map(|id| seed.hash(layout::packed_id(id)));
+            hashes.clone().for_each(|hash| filter.prefetch(hash));
+            hashes.for_each(|hash| filter.insert(hash));
             let key = layout::ids_key(bucket as u16, window.last_sequence);
             Ok((key, Change::Put(layout::id_block(window.last_sequence, ids))))
         });
