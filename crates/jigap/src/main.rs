@@ -20,6 +20,7 @@ mod serve;
 mod settings;
 mod sql_command;
 mod sql_view;
+mod traces;
 mod webhook_command;
 
 use std::process::ExitCode;

@@ -25,6 +25,7 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::journal::{is_damage, is_store_damage};
 use crate::progress::Progress;
 use crate::settings::{Flags, Settings};
+use crate::traces::Traces;
 use crate::{archive, logging, serve::listener::HistoryFeed};
 
 /// The partition of a single node.
@@ -34,7 +35,8 @@ const PARTITION: u32 = 0;
 pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
     let settings = Settings::load(flags)?;
     let shards = settings.shards()?;
-    logging::start(&settings);
+    let traces = Traces::start(&settings)?;
+    logging::start(&settings, traces.as_ref());
     // Every connection is one, and every subscriber has a connection.
     open_files::raise_limit();
     let runtime = network_runtime(&settings).context("cannot start the asynchronous runtime")?;
@@ -50,6 +52,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
             }
         }
     }
+    drop(traces);
     tracing::info!("stopped");
     Ok(())
 }

@@ -67,7 +67,7 @@ impl Settings {
         Settings::resolve(flags, &environment).map_err(|message| Failure::new(Exit::Usage, message))
     }
 
-    fn resolve(flags: &Flags, environment: &[(String, String)]) -> anyhow::Result<Settings> {
+    pub(crate) fn resolve(flags: &Flags, environment: &[(String, String)]) -> anyhow::Result<Settings> {
         let mut values: BTreeMap<&'static str, (String, Origin)> = SETTINGS
             .iter()
             .map(|setting| (setting.name, (setting.default.to_owned(), Origin::Default)))

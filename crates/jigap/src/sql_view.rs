@@ -84,7 +84,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// Follows until it is done, or a signal says to stop.
 pub(crate) fn run(arguments: &SqlArguments) -> Result<(), Failure> {
     let settings = Settings::load(&arguments.client.settings.0)?;
-    logging::start(&settings);
+    logging::start(&settings, None);
     let target = Target::parse(&arguments.to).map_err(|why| Failure::usage(format!("--to: {why}")))?;
     let runtime =
         Builder::new_multi_thread().worker_threads(1).thread_name("jigap-network").enable_all().build();

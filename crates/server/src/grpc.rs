@@ -22,9 +22,9 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use views::HistoryQuery;
 
-use crate::Shared;
 use crate::backend::{Backend, Found, Totals};
 use crate::query::{self, Outcome};
+use crate::{Shared, spans};
 
 /// The largest message: a batch in which every transfer has long names and all the metadata that it may have.
 const MESSAGE_SIZE_BYTES_MAX: usize = 16 << 20;
@@ -54,6 +54,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: impl
     let reflection_v1 = reflection().build_v1().expect("the descriptors were made by the build");
     let reflection_v1alpha = reflection().build_v1alpha().expect("the descriptors were made by the build");
     let served = Server::builder()
+        .trace_fn(spans::call)
         .initial_stream_window_size(STREAM_WINDOW_SIZE_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_SIZE_BYTES)
         .max_frame_size(FRAME_SIZE_BYTES)
@@ -108,6 +109,7 @@ impl WalletService {
             )),
         };
         let code = answer.as_ref().err().map_or(tonic::Code::Ok, Status::code);
+        spans::called(code as i32);
         self.shared.metrics.count_call(method, code as i32);
         answer
     }
@@ -202,8 +204,7 @@ impl Wallet for WalletService {
 
     async fn transfers(&self, request: Request<Streaming<wire::Message>>) -> Answer<Self::TransfersStream> {
         let backend = self.backend().map_err(|problem| message::status(&problem))?.clone();
-        let results =
-            stream::start(backend, Arc::clone(&self.shared), self.stopped.clone(), request.into_inner());
+        let results = stream::start(backend, Arc::clone(&self.shared), self.stopped.clone(), request);
         Ok(Response::new(results))
     }
 

@@ -15,6 +15,7 @@ mod metrics;
 mod position;
 mod query;
 mod routes;
+mod spans;
 mod webhooks;
 
 use std::net::SocketAddr;

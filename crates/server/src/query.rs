@@ -14,6 +14,7 @@ use ledger::{
 use shards::partition::{AccountView, CommandAnswer, NotAccepted, SnapshotReport, StateView};
 use shards::wallet::{self, Located};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 use views::{History, HistoryError, HistoryPage, HistoryQuery, Moment, PastAccount};
 
 use crate::Node;
@@ -107,7 +108,9 @@ pub(crate) async fn execute_all(
         Backend::Distributed(_) => {
             let begun = commands.map(|command| {
                 let backend = backend.clone();
-                command.map(|command| tokio::spawn(async move { execute(&backend, command).await }))
+                command.map(|command| {
+                    tokio::spawn(async move { execute(&backend, command).await }.in_current_span())
+                })
             });
             for command in begun.collect::<Vec<_>>() {
                 outcomes.push(match command {

@@ -21,11 +21,12 @@ use hyper::body::Incoming;
 use ledger::{Command, Currency, Sequence, TransactionId};
 use serde_json::{Value, json};
 use shards::wallet::Located;
+use tracing::{Instrument, Span};
 use views::HistoryQuery;
 
 use crate::backend::{self, Account, Backend, Found, Totals, TransferAnswers};
 use crate::query::{self, Outcome, Point};
-use crate::{Node, Shared, admin, answer, events, metrics, webhooks};
+use crate::{Node, Shared, admin, answer, events, metrics, spans, webhooks};
 
 /// The largest request body.
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -82,23 +83,28 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 /// Counts every request, and answers those that take too long.
 async fn observe(State(shared): App, request: Request, next: Next) -> Response<Body> {
     let route = route_name(request.uri().path());
-    observed(&shared, route, next.run(request)).await
+    let span = spans::request(&request, route);
+    observed(&shared, route, span, next.run(request)).await
 }
 
 async fn observed(
     shared: &Shared,
     route: &'static str,
+    span: Span,
     answer: impl Future<Output = Response<Body>>,
 ) -> Response<Body> {
     let started = Instant::now();
-    let response = match tokio::time::timeout(shared.config.request_timeout, answer).await {
+    let in_time = tokio::time::timeout(shared.config.request_timeout, answer.instrument(span.clone()));
+    let response = match in_time.await {
         Ok(response) => response,
         Err(_) => answer::problem(&Problem::new(
             Code::Unavailable,
             "the request took too long and its outcome is not known; repeat it with the same id",
         )),
     };
-    shared.metrics.count(route, response.status().as_u16(), started.elapsed().as_micros() as u64);
+    let status = response.status().as_u16();
+    spans::answered(&span, status);
+    shared.metrics.count(route, status, started.elapsed().as_micros() as u64);
     response
 }
 
@@ -232,8 +238,9 @@ pub(crate) async fn serve_direct(
     (endpoint, route): (Endpoint, &'static str),
     request: http::Request<Incoming>,
 ) -> Response<Body> {
+    let span = spans::request(&request, route);
     let answer = async { respond(transfer(&shared, endpoint, request).await) };
-    observed(&shared, route, answer).await
+    observed(&shared, route, span, answer).await
 }
 
 async fn transfer<Content>(shared: &Shared, endpoint: Endpoint, request: http::Request<Content>) -> Answer

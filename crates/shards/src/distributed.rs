@@ -18,6 +18,7 @@ mod records;
 pub mod redis;
 mod rows;
 mod shard;
+mod spans;
 pub mod sql;
 mod wallet;
 

@@ -5,4 +5,5 @@
 
 pub mod distributed;
 pub mod partition;
+pub mod trace;
 pub mod wallet;

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
         from_ms: u64,
         to_ms: u64,
     },
+    /// From 0 to 1.
+    Ratio,
     Choice(&'static [&'static str]),
     /// An engine of the state store that this program has.
     Engine,
@@ -57,6 +59,10 @@ impl Kind {
                 .contains(&text)
                 .then_some(())
                 .ok_or_else(|| format!("must be one of {}", choices.join(", "))),
+            Kind::Ratio => {
+                let right = text.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio));
+                right.then_some(()).ok_or_else(|| "must be a number from 0 to 1".to_owned())
+            }
             Kind::Engine => check_engine(text),
             Kind::LogFilter => check_log_filter(text),
             Kind::Archive => {
@@ -155,6 +161,21 @@ mod tests {
         assert_eq!(addresses(" ").count(), 0);
         for (text, right) in [("", true), (list, true), ("postgres://a,,mysql://b", false), ("h:1", false)] {
             assert_eq!(Kind::Addresses.check(text).is_ok(), right, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_from_nothing_to_all() {
+        for (text, right) in [
+            ("0", true),
+            ("0.01", true),
+            ("1", true),
+            ("1.1", false),
+            ("-1", false),
+            ("NaN", false),
+            ("", false),
+        ] {
+            assert_eq!(Kind::Ratio.check(text).is_ok(), right, "{text}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::architecture::Feature;
 use crate::harness;
 use crate::wallet::Wallet;
 
-fn transfer(from: AccountRef, to: AccountRef, minor_units: u64) -> Transfer {
+pub(crate) fn transfer(from: AccountRef, to: AccountRef, minor_units: u64) -> Transfer {
     Transfer {
         transaction_id: ledger::TransactionId(Uuid::new_v4().as_u128()),
         kind: TransferKind::Transfer,
@@ -21,7 +21,7 @@ fn transfer(from: AccountRef, to: AccountRef, minor_units: u64) -> Transfer {
     }
 }
 
-fn named(account: &str) -> AccountRef {
+pub(crate) fn named(account: &str) -> AccountRef {
     AccountId::parse(account).unwrap().into()
 }
 

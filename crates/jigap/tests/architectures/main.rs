@@ -14,6 +14,7 @@ mod instances;
 mod metrics;
 mod operator;
 mod queries;
+mod traces;
 mod wallet;
 
 use architecture::Architecture;

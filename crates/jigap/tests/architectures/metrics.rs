@@ -76,7 +76,7 @@ pub(crate) fn what_happened_is_counted(wallet: &Wallet) {
 }
 
 /// An account with money and one on another shard.
-fn on_two_shards(wallet: &Wallet) -> (String, String) {
+pub(crate) fn on_two_shards(wallet: &Wallet) -> (String, String) {
     let shard =
         |account: &str| wallet.get(&format!("/v1/wallet/accounts/{account}")).ok()["partition"].clone();
     let (alice, _) = wallet.payer_and_payee();

@@ -91,7 +91,16 @@ impl Wallet {
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
-        answer(self.agent.post(format!("{}{path}", self.base)).send_json(body).unwrap())
+        self.post_with(path, body, &[])
+    }
+
+    /// Asks with more headers.
+    pub(crate) fn post_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send_json(body).unwrap())
     }
 
     /// As [`Wallet::post`]; `None` when there is no answer, or one that asks to try again.

@@ -19,10 +19,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
+use tracing::{Instrument, Span};
 
 use crate::backend::{Backend, TransferAnswers};
-use crate::{Node, Shared, query};
+use crate::{Node, Shared, query, spans};
 
 /// Batches of one stream that may wait for the disk.
 const BATCHES_IN_FLIGHT_MAX: usize = 16;
@@ -39,6 +40,8 @@ struct Submitted {
     /// To word refusals: the transfers themselves went to the ledger.
     message: Message,
     answers: Answers,
+    /// Ends when the batch was answered.
+    _span: Span,
 }
 
 enum Answers {
@@ -60,13 +63,13 @@ pub(super) fn start(
     backend: Backend,
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
-    batches: Streaming<Message>,
+    request: Request<Streaming<Message>>,
 ) -> ReceiverStream<Result<Message, Status>> {
     let (submitted, awaited) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
     let (results, answered) = mpsc::channel(RESULTS_WAITING_MAX);
     let patience = shared.config.request_timeout;
     let answering = backend.clone();
-    let reading = tokio::spawn(read(backend, shared, stopped, batches, submitted));
+    let reading = tokio::spawn(read(backend, shared, stopped, request, submitted));
     tokio::spawn(async move {
         if let Err(status) = answer(&answering, patience, awaited, &results).await {
             // The client may have gone away meanwhile.
@@ -85,9 +88,11 @@ async fn read(
     backend: Backend,
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
-    mut batches: Streaming<Message>,
+    request: Request<Streaming<Message>>,
     submitted: mpsc::Sender<Submitted>,
 ) -> Ending {
+    let (metadata, _, mut batches) = request.into_parts();
+    let traceparent = spans::traceparent(metadata.as_ref());
     loop {
         // Without a reader of results the client is gone.
         let Ok(room) = submitted.reserve().await else { return Ok(()) };
@@ -99,11 +104,16 @@ async fn read(
             }
         };
         let Some(message) = message else { return Ok(()) };
-        room.send(submit(&backend, &shared, message).await?);
+        room.send(submit(&backend, &shared, message, traceparent).await?);
     }
 }
 
-async fn submit(backend: &Backend, shared: &Shared, message: Message) -> Result<Submitted, Status> {
+async fn submit(
+    backend: &Backend,
+    shared: &Shared,
+    message: Message,
+    traceparent: Option<&str>,
+) -> Result<Submitted, Status> {
     let buffer = match backend {
         Backend::EventSourced(node) => node.partition.transfers_buffer(),
         Backend::Distributed(_) => Vec::new(),
@@ -113,6 +123,7 @@ async fn submit(backend: &Backend, shared: &Shared, message: Message) -> Result<
     let Batch { batch_id, count, transfers, malformed } = batch;
     shared.metrics.batches.fetch_add(1, Ordering::Relaxed);
     shared.metrics.batch_transfers.fetch_add(count as u64, Ordering::Relaxed);
+    let span = spans::batch(count, traceparent);
     let answers = if count > TRANSFERS_MAX {
         let detail = format!("transfers has {count} elements, at most {TRANSFERS_MAX} are taken");
         Answers::Refused(Problem::new(Code::RequestTooLarge, detail))
@@ -123,10 +134,10 @@ async fn submit(backend: &Backend, shared: &Shared, message: Message) -> Result<
     } else {
         match backend {
             Backend::EventSourced(node) => execute(node, shared, transfers).await,
-            Backend::Distributed(wallet) => execute_on_shards(Arc::clone(wallet), transfers),
+            Backend::Distributed(wallet) => execute_on_shards(Arc::clone(wallet), transfers, span.clone()),
         }
     };
-    Ok(Submitted { batch_id, count, malformed, message, answers })
+    Ok(Submitted { batch_id, count, malformed, message, answers, _span: span })
 }
 
 /// Waits for room in the queue, up to the time that a request may take.
@@ -147,8 +158,9 @@ async fn execute(node: &Node, shared: &Shared, transfers: Vec<ledger::Transfer>)
 }
 
 /// The wallet bounds what is under way; the stream bounds its batches.
-fn execute_on_shards(wallet: Arc<dyn Wallet>, transfers: Vec<Transfer>) -> Answers {
-    Answers::AwaitedFromShards(tokio::spawn(async move { wallet.transfers(transfers).await }))
+fn execute_on_shards(wallet: Arc<dyn Wallet>, transfers: Vec<Transfer>, span: Span) -> Answers {
+    let executed = async move { wallet.transfers(transfers).await };
+    Answers::AwaitedFromShards(tokio::spawn(executed.instrument(span)))
 }
 
 async fn answer(

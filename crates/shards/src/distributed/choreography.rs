@@ -20,6 +20,7 @@ use coordinator::port::{NoAnswer, Outcome, ShardNumber};
 use futures_util::StreamExt;
 use ledger::TransactionId;
 use tokio::sync::{Semaphore, oneshot};
+use tracing::Instrument;
 
 pub use broker::BrokerError;
 use broker::{Broker, Delivery};
@@ -27,8 +28,10 @@ use broker::{Broker, Delivery};
 use super::content::Stored;
 use super::link::until_answered;
 use super::metrics::add_one;
+use super::spans::{self, Way};
 use super::sql::{Message, SqlShard};
 use super::{Config, Metrics, Shard};
+use crate::trace;
 
 /// How many arrivals a service works on at a time.
 const ARRIVALS_MAX: usize = 1_024;
@@ -85,14 +88,18 @@ impl Choreography {
 
     /// Executes a transaction's next step until that has an answer, and sends on what follows.
     pub(super) async fn step(&self, travelling: &Travelling) -> Onward {
-        let (shard, _) = travelling.next();
+        let (shard, step) = travelling.next();
         let started = Instant::now();
-        let attempt = || self.metrics.step(shard, self.shards[shard.0 as usize].travel(travelling.clone()));
+        let phase = spans::phase(travelling.phase().name());
+        let attempt = || {
+            let span = spans::step(shard, &step);
+            self.metrics.step(shard, span, self.shards[shard.0 as usize].travel(travelling.clone()))
+        };
         let failed = |attempts: u32, no_answer: &NoAnswer| {
             let (NoAnswer::Busy(why) | NoAnswer::Unknown(why)) = no_answer;
             tracing::debug!(shard = shard.0, attempts, why, "a step is repeated");
         };
-        let answer = until_answered(&self.metrics, shard, attempt, failed).await;
+        let answer = until_answered(&self.metrics, shard, attempt, failed).instrument(phase).await;
         self.metrics.phase(travelling.phase(), started.elapsed());
         let onward = travelling.answered(answer);
         match &onward {
@@ -111,7 +118,7 @@ impl Choreography {
 
     /// What the broker does not take now stays in the outbox.
     async fn send(&self, from: ShardNumber, message: &Message) {
-        match self.broker.send(message.to, message.content.clone()).await {
+        match self.broker.send(message.to, message.content.clone(), trace::traceparent()).await {
             Ok(()) => {
                 add_one(&self.metrics.outbox_sent);
                 self.shards[from.0 as usize].sent(message.id);
@@ -136,7 +143,9 @@ impl Choreography {
             tracing::error!(%transaction_id, shard = shard.0, "a message is for a shard that is not configured");
             return;
         }
-        match self.step(&travelling).await {
+        let span = spans::transaction(&travelling.status.plan, Way::Choreographed);
+        trace::continue_from(&span, broker::traceparent(&delivery));
+        match self.step(&travelling).instrument(span).await {
             Onward::To(_) | Onward::Begun(_) | Onward::Broken(_) => {}
             Onward::Over(outcome) => {
                 let announced = format!("{transaction_id} {}", outcome.to_text());

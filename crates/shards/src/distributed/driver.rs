@@ -25,10 +25,12 @@ use coordinator::port::{
 };
 use ledger::{AccountId, Command, Refusal, RefusalCode, Timestamp, TransactionId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tracing::{Instrument, Span};
 
 use super::choreography::Choreography;
 use super::link::{Link, pause};
 use super::metrics::add_one;
+use super::spans::{self, Way};
 use super::{Config, Metrics, Shard, TransactionRow};
 use crate::wallet::NotAnswered;
 use permit::Permit;
@@ -193,27 +195,43 @@ impl Driver {
         refusal: Option<Refusal>,
         permit: Permit,
     ) -> Result<Executed, NotAnswered> {
-        let (started, metrics) = (Instant::now(), &self.inner.metrics);
-        let mut granted = None;
-        for (home, step) in plan.claims(self.inner.as_ref()) {
-            match self.inner.link(home).insist(step, |_, _| {}).await {
-                Answer::Claimed(claim) => granted = Some(claim),
-                Answer::ClaimedOtherwise => {
-                    return Ok(Executed::Rejected(Refusal::new(RefusalCode::TransactionIdReused)));
-                }
-                other => return Err(impossible(&other)),
-            }
-        }
-        metrics.claimed(started.elapsed());
-        let claim = granted.expect("a plan claims its own id at least");
+        let span = self.inner.span_of(&plan);
+        self.run_within(plan, refusal, permit).instrument(span).await
+    }
+
+    /// [`Driver::run`] within the current span, which is the transaction's.
+    async fn run_within(
+        &self,
+        plan: Plan,
+        refusal: Option<Refusal>,
+        permit: Permit,
+    ) -> Result<Executed, NotAnswered> {
+        let Some(claim) = self.claim_all(&plan).instrument(spans::phase("claim")).await? else {
+            return Ok(Executed::Rejected(Refusal::new(RefusalCode::TransactionIdReused)));
+        };
         let (mut driven, joined) = self.inner.begin_or_join(plan.owned_by(claim.owner), refusal, permit);
         let ended = driven.ended.wait_for(Option::is_some).await.map_err(|_| stopping())?;
         let finished = ended.clone().expect("it was waited for")?;
         let replayed = joined || finished.replayed;
         if replayed {
-            add_one(&metrics.replayed);
+            add_one(&self.inner.metrics.replayed);
         }
         Ok(Executed::Recorded(Finished { replayed, ..finished }))
+    }
+
+    /// Claims every id of a plan; `None` when one belongs to other content.
+    async fn claim_all(&self, plan: &Plan) -> Result<Option<Claim>, NotAnswered> {
+        let started = Instant::now();
+        let mut granted = None;
+        for (home, step) in plan.claims(self.inner.as_ref()) {
+            match self.inner.link(home).insist(step, |_, _| {}).await {
+                Answer::Claimed(claim) => granted = Some(claim),
+                Answer::ClaimedOtherwise => return Ok(None),
+                other => return Err(impossible(&other)),
+            }
+        }
+        self.inner.metrics.claimed(started.elapsed());
+        Ok(Some(granted.expect("a plan claims its own id at least")))
     }
 
     /// The record of a transaction, found by its id or by the id of a leg, and where it is.
@@ -295,6 +313,7 @@ impl Inner {
 
     /// Takes a transaction over that nobody seems to drive, unless this instance is at it.
     fn resume_or_join(self: &Arc<Self>, status: PhaseStatus, permit: Permit) -> (Driven, bool) {
+        let _within = self.span_of(&status.plan).entered();
         let (driven, joined) = if self.travels(&status.plan) {
             self.accompany_or_join(Travelling::again(status), false, permit)
         } else {
@@ -307,6 +326,11 @@ impl Inner {
             add_one(&self.metrics.taken_over);
         }
         (driven, joined)
+    }
+
+    fn span_of(&self, plan: &Plan) -> Span {
+        let way = if self.travels(plan) { Way::Choreographed } else { Way::Driven(self.coordination) };
+        spans::transaction(plan, way)
     }
 
     /// What one shard does in one local transaction has nowhere to travel.
@@ -340,6 +364,7 @@ impl Inner {
         })
     }
 
+    /// The task belongs to the current span, which is the transaction's.
     fn task_or_join<Task: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         transaction_id: TransactionId,
@@ -355,7 +380,7 @@ impl Inner {
         let driven = Driven { ended, wishes };
         all.insert(transaction_id, driven.clone());
         drop(all);
-        let task = task(Arc::clone(self), tell, wished);
+        let task = task(Arc::clone(self), tell, wished).in_current_span();
         let inner = Arc::clone(self);
         tokio::spawn(async move {
             task.await;

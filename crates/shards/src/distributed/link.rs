@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coordinator::port::{Answer, NoAnswer, ShardNumber, Step};
 
-use super::{Metrics, Shard};
+use super::{Metrics, Shard, spans};
 
 /// The first pause before a step is repeated.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
@@ -34,12 +34,13 @@ impl Link {
 
     /// Tries a step once.
     pub(super) async fn attempt(&self, step: Step) -> Result<Answer, NoAnswer> {
+        let span = spans::step(self.number, &step);
         let executed = async {
             let mut answers = self.shard.execute(vec![step]).await;
             assert_eq!(answers.len(), 1, "a shard answers every step");
             answers.pop().expect("there is one answer")
         };
-        self.metrics.step(self.number, executed).await
+        self.metrics.step(self.number, span, executed).await
     }
 
     /// Repeats a step until it has an answer. `failed` hears of every attempt that had none.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use coordinator::machine::Phase;
 use coordinator::port::{Answer, NoAnswer, Outcome, ShardNumber};
 use ledger::{Refusal, RefusalCode};
+use tracing::{Instrument, Span};
 
 use crate::partition::Histogram;
 
@@ -139,17 +140,20 @@ impl Metrics {
         }
     }
 
-    /// Waits for one attempt of a step.
+    /// Waits for one attempt of a step, within its span.
     pub(super) async fn step(
         &self,
         shard: ShardNumber,
+        span: Span,
         attempt: impl Future<Output = Result<Answer, NoAnswer>>,
     ) -> Result<Answer, NoAnswer> {
         let started = Instant::now();
-        let answer = attempt.await;
+        let answer = attempt.instrument(span.clone()).await;
         let of_shard = self.shard(shard);
         of_shard.step_us.record(micros(started.elapsed()));
-        add_one(&of_shard.steps[StepOutcome::of(&answer) as usize]);
+        let outcome = StepOutcome::of(&answer);
+        add_one(&of_shard.steps[outcome as usize]);
+        span.record("outcome", outcome.name());
         answer
     }
 

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::ConnectOptions;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, HeaderMap};
 use coordinator::port::ShardNumber;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use crate::distributed::redacted;
+use crate::trace::TRACEPARENT;
 
 /// How long a shard's service may work on a message before it is delivered again.
 const ACK_WAIT: Duration = Duration::from_secs(15);
@@ -39,6 +39,11 @@ pub struct BrokerError {
 
 /// A message that has arrived. It arrives again unless it is acknowledged.
 pub(super) type Delivery = jetstream::Message;
+
+/// Which trace a message belongs to.
+pub(super) fn traceparent(delivery: &Delivery) -> Option<&str> {
+    Some(delivery.headers.as_ref()?.get(TRACEPARENT)?.as_str())
+}
 
 /// The way to the broker.
 pub(super) struct Broker {
@@ -83,10 +88,22 @@ impl Broker {
         self.jetstream.get_or_create_stream(config).await.map_err(|error| self.failed(&error))
     }
 
-    /// Sends a message to a shard; it is on the broker's disk afterwards.
-    pub(super) async fn send(&self, to: ShardNumber, content: String) -> Result<(), BrokerError> {
+    /// Sends a message to a shard; it is on the broker's disk afterwards. Its header tells which trace it belongs to.
+    pub(super) async fn send(
+        &self,
+        to: ShardNumber,
+        content: String,
+        traceparent: Option<String>,
+    ) -> Result<(), BrokerError> {
         let subject = format!("{}.shard.{}", self.name, to.0);
-        let sent = self.jetstream.publish(subject, content.into()).await;
+        let sent = match traceparent {
+            None => self.jetstream.publish(subject, content.into()).await,
+            Some(traceparent) => {
+                let mut headers = HeaderMap::new();
+                headers.insert(TRACEPARENT, traceparent);
+                self.jetstream.publish_with_headers(subject, headers, content.into()).await
+            }
+        };
         let stored = sent.map_err(|error| self.failed(&error))?.await;
         stored.map(drop).map_err(|error| self.failed(&error))
     }

@@ -10,8 +10,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use ledger::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Instrument, Span};
 
-use super::{Ended, Finished, Inner, now, unanswered};
+use super::{Ended, Finished, Inner, now, spans, unanswered};
 use crate::wallet::NotAnswered;
 
 /// What an operator wants of a transaction under way.
@@ -38,8 +39,8 @@ struct Drive<'inner> {
     /// Somebody else began it, and nobody here waits for a repeat.
     taken_over: bool,
     replayed: bool,
-    /// What is being done, and since when.
-    phase: Option<(Phase, Instant)>,
+    /// What is being done, since when, and its span.
+    phase: Option<(Phase, Instant, Span)>,
     steps: Steps<'inner>,
     tell: &'inner watch::Sender<Ended>,
     /// Why the last step had no answer, until it is noted in the record.
@@ -94,11 +95,11 @@ impl Drive<'_> {
     /// Does what the machine wants, and measures how long it is at what.
     fn follow(&mut self, effects: Vec<Effect>) {
         let phase = self.machine.phase();
-        if phase != self.phase.map(|(current, _)| current) {
-            if let Some((ended, since)) = self.phase {
+        if phase != self.phase.as_ref().map(|(current, ..)| *current) {
+            if let Some((ended, since, _)) = self.phase.take() {
                 self.inner.metrics.phase(ended, since.elapsed());
             }
-            self.phase = phase.map(|phase| (phase, Instant::now()));
+            self.phase = phase.map(|phase| (phase, Instant::now(), spans::phase(phase.name())));
         }
         for effect in effects {
             match effect {
@@ -110,7 +111,9 @@ impl Drive<'_> {
                         tracing::debug!(shard = shard.0, attempts, why, "a step is repeated");
                         *error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
                     };
-                    self.steps.push(Box::pin(async move { (ticket, link.insist(step, failed).await) }));
+                    let span = self.phase.as_ref().map_or_else(Span::none, |(.., span)| span.clone());
+                    let answered = async move { (ticket, link.insist(step, failed).await) };
+                    self.steps.push(Box::pin(answered.instrument(span)));
                 }
                 Effect::Finished(outcome) => self.outcome = Some(outcome),
                 Effect::Elsewhere(lease) => self.elsewhere = Some(lease),

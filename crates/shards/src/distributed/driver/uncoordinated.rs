@@ -9,8 +9,9 @@ use coordinator::machine::Phase;
 use coordinator::plan::{Planned, first_of, plan};
 use coordinator::port::{Answer, Branch, Operation, Outcome, Plan, Protocol, Step};
 use ledger::{Balance, Command, Party, Refusal, RefusalCode};
+use tracing::Instrument;
 
-use super::{Driver, Executed, Finished, Permit, impossible, unanswered};
+use super::{Driver, Executed, Finished, Permit, impossible, spans, unanswered};
 use crate::wallet::NotAnswered;
 
 impl Driver {
@@ -25,7 +26,10 @@ impl Driver {
         }
         // The order of a Saga: the payer's branch is the first.
         match plan(&command, Protocol::Saga, self.inner.as_ref(), None) {
-            Planned::Run(plan) => self.one_after_the_other(plan, permit).await,
+            Planned::Run(plan) => {
+                let span = self.inner.span_of(&plan);
+                self.one_after_the_other(plan, permit).instrument(span).await
+            }
             Planned::Refused(plan, refusal) => self.run(plan, Some(refusal), permit).await,
             Planned::Rejected(refusal) => Ok(Executed::Rejected(refusal)),
             Planned::Open(shard, step) => self.open_account(shard, step).await,
@@ -40,7 +44,7 @@ impl Driver {
         if refusal.is_some() {
             first.branches[0].changes.clear();
         }
-        let executed = self.run(first, refusal, permit).await?;
+        let executed = self.run_within(first, refusal, permit).await?;
         let Executed::Recorded(Finished { outcome, replayed, .. }) = executed else { return Ok(executed) };
         let Outcome { sequence, timestamp, result } = outcome;
         let result = match result {
@@ -48,7 +52,8 @@ impl Driver {
             Ok(mut balances) => {
                 // From here on until the end of the loop, a crash loses what the payee was to get.
                 for branch in others {
-                    balances.extend(self.credit(&plan, branch).await?);
+                    let crediting = spans::phase(Phase::Second.name());
+                    balances.extend(self.credit(&plan, branch).instrument(crediting).await?);
                 }
                 Ok(balances)
             }
