@@ -263,6 +263,8 @@ pub(crate) enum TransactionsSubject {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotSubject {
     /// Ask the running wallet to write a snapshot of now into its archive, and wait for it
+    ///
+    /// Millions of accounts or ids take longer than --timeout allows unless told otherwise: the wallet writes on, and only the wait ends.
     Create {
         #[command(flatten)]
         client: ClientArguments,

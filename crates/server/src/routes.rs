@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api::problem::{Problem, Subject};
 use api::request::{self, Endpoint, FollowUp, Malformed, Transfers};
@@ -32,6 +32,8 @@ use crate::{Node, Shared, admin, answer, events, metrics, spans, webhooks};
 const BODY_SIZE_BYTES_MAX: usize = 1 << 20;
 /// How much of a body that is too large is read all the same, and dropped: most clients listen only once they have sent everything.
 const PASSED_OVER_SIZE_BYTES_MAX: u64 = 8 << 20;
+/// The one request that has no time limit: whoever gave up and asked again would have it done again.
+const SNAPSHOTS: &str = "/v1/admin/snapshots";
 
 /// The routes that are served without the router.
 mod path {
@@ -61,7 +63,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/wallet/transactions/{transaction_id}/receipt", get(receipt))
         .route("/v1/wallet/state", get(state))
         .route("/v1/wallet/events", get(events))
-        .route("/v1/admin/snapshots", post(snapshot))
+        .route(SNAPSHOTS, post(snapshot))
         .merge(webhooks::routes())
         .route("/v1/admin/check", get(check))
         .route("/v1/admin/transactions", get(in_flight))
@@ -94,7 +96,8 @@ async fn observed(
     answer: impl Future<Output = Response<Body>>,
 ) -> Response<Body> {
     let started = Instant::now();
-    let in_time = tokio::time::timeout(shared.config.request_timeout, answer.instrument(span.clone()));
+    let patience = if route == SNAPSHOTS { Duration::MAX } else { shared.config.request_timeout };
+    let in_time = tokio::time::timeout(patience, answer.instrument(span.clone()));
     let response = match in_time.await {
         Ok(response) => response,
         Err(_) => answer::problem(&Problem::new(
@@ -605,7 +608,7 @@ async fn receipt(State(shared): App, Path(id): Path<String>, headers: HeaderMap)
     )
 }
 
-/// Writes a snapshot. Whoever asks waits for it, as long as it takes: the time limit of requests ends the wait, not the snapshot.
+/// Writes a snapshot. Whoever asks waits for it, as long as it takes.
 async fn snapshot(State(shared): App) -> Response<Body> {
     respond(
         async {

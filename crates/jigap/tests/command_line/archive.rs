@@ -172,6 +172,20 @@ fn the_default_archive_is_in_the_data_directory() {
     assert!(shown.stdout.contains(&last.1), "{shown:?}");
 }
 
+/// However long it takes: the time limit of requests is for those that are repeated.
+#[test]
+fn a_snapshot_has_no_time_limit() {
+    let home = Home::new();
+    let wallet = home.serve();
+    wallet.open_and_pay();
+    wallet.stop();
+    let wallet = home.serve_with(&["--request-timeout", "1ms"]);
+    let url = format!("http://{}/v1/admin/snapshots", wallet.http);
+    let answer = ureq::post(&url).send_empty().unwrap();
+    assert_eq!(answer.status(), 201);
+    wallet.stop();
+}
+
 #[test]
 fn damage_is_named() {
     let home = Home::new();
