@@ -91,8 +91,14 @@ async fn serve_shards(settings: &Settings, shards: distributed::Config) -> Resul
         ready.ready_distributed(Arc::clone(&wallet));
         Ok(wallet)
     };
-    if let Some(wallet) = serve(config(settings)?, &place, opening).await? {
-        wallet.shut_down().await;
+    let config = config(settings)?;
+    let patience = config.drain_timeout;
+    if let Some(wallet) = serve(config, &place, opening).await?
+        && tokio::time::timeout(patience, wallet.shut_down()).await.is_err()
+    {
+        tracing::warn!(
+            "some transactions were still under way when the time for draining was over; any instance finishes them"
+        );
     }
     Ok(())
 }

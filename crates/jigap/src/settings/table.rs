@@ -201,7 +201,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "10s",
         kind: Kind::Time { from_ms: 0, to_ms: 3_600_000 },
         scope: Scope::Serve,
-        doc: "How long connections may finish what they are doing when the server stops",
+        doc: "How long connections and transactions may finish what they are doing when the server stops",
     },
     Setting {
         name: "connections-max",

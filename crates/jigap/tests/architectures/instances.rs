@@ -33,6 +33,8 @@ pub(crate) fn any_may_be_killed(name: &str, flags: &[&str]) {
         let others: Vec<&Wallet> =
             (0..INSTANCES).filter(|index| *index != victim).map(|index| &instances[index]).collect();
         let answers: Vec<(Value, Value)> = std::thread::scope(|scope| {
+            // However this ends: clients that went on would be waited for without end.
+            let _end_of_clients = OnDrop(|| is_over.store(true, Ordering::Relaxed));
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|client| {
                     let (instances, others, accounts) = (&instances, &others, &accounts);
@@ -73,6 +75,15 @@ pub(crate) fn any_may_be_killed(name: &str, flags: &[&str]) {
         }
     }
     println!("{name}: {KILLS} instances killed, {} answers stand", answered.load(Ordering::Relaxed));
+}
+
+/// Does it when dropped, in a panic too.
+struct OnDrop<Act: Fn()>(Act);
+
+impl<Act: Fn()> Drop for OnDrop<Act> {
+    fn drop(&mut self) {
+        self.0();
+    }
 }
 
 fn until_answered(others: &[&Wallet], body: &Value) -> Value {

@@ -63,7 +63,7 @@ fn run_over_sql(name: &str, more_flags: &[&str]) {
     let shards = format!("{first},{second}");
     let home = Home::new();
     let flags = [&["--architecture", name, "--shards", &shards][..], more_flags].concat();
-    let unprepared = home.run(&[&["serve"], &flags[..]].concat()).expect_code(3);
+    let unprepared = home.serve_in_vain(&flags).expect_code(3);
     assert!(unprepared.stderr.contains("jigap sql migrate"), "{unprepared:?}");
     home.run(&["sql", "migrate", &first, &second]).expect_code(0);
     run(architecture::of(name), &flags);
@@ -107,7 +107,7 @@ fn redis_tcc() {
     let (_nodes, zookeeper) = testbed::zookeeper(1).unwrap();
     let flags = ["--architecture", "redis-tcc", "--zookeeper", &zookeeper];
     let home = Home::new();
-    let without_a_map = home.run(&[&["serve"], &flags[..]].concat()).expect_code(3);
+    let without_a_map = home.serve_in_vain(&flags).expect_code(3);
     assert!(without_a_map.stderr.contains("jigap partition-map set"), "{without_a_map:?}");
     home.run(&["partition-map", "set", "--zookeeper", &zookeeper, &first, &second]).expect_code(0);
     let smaller = home.run(&["partition-map", "set", "--zookeeper", &zookeeper, &first]).expect_code(2);

@@ -1,6 +1,7 @@
 //! A client that speaks HTTP and checks what every answer must have.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -8,6 +9,9 @@ use uuid::Uuid;
 
 use crate::architecture::{Architecture, Feature};
 use crate::harness;
+
+/// How long an answer may take: the wallet's own limit is far shorter.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One answer.
 #[derive(Debug)]
@@ -54,7 +58,8 @@ pub(crate) struct Remembered {
 
 impl Wallet {
     pub(crate) fn new(architecture: &Architecture, served: &harness::Wallet<'_>) -> Wallet {
-        let agent = Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        let agent = config.build().new_agent();
         let architecture = crate::architecture::of(architecture.name);
         Wallet { architecture, agent, base: format!("http://{}", served.http) }
     }

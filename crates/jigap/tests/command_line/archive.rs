@@ -209,7 +209,7 @@ fn damage_is_named() {
     let damaged = home.run(&["restore", "--from", &url, "--to", "nothing"]).expect_code(4);
     assert!(damaged.stderr.contains(".parcel is damaged"), "{damaged:?}");
     // What was begun is not served, and does not stand in the way of another attempt.
-    let refused = home.run(&["serve", "--data-dir", "nothing"]).expect_code(7);
+    let refused = home.serve_in_vain(&["--data-dir", "nothing"]).expect_code(7);
     assert!(refused.stderr.contains("restore that was not finished"), "{refused:?}");
     flip(&one_file(&archive.join("partition-0/journal"), ".parcel"));
     assert_eq!(restored(home.run(&["restore", "--from", &url, "--to", "nothing"])), last);

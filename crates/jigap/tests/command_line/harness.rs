@@ -103,6 +103,12 @@ impl Home {
         command
     }
 
+    /// Runs a wallet that is to end by itself because it cannot serve.
+    #[allow(dead_code, reason = "the tests of the sql view do without")]
+    pub(crate) fn serve_in_vain(&self, flags: &[&str]) -> Finished {
+        finish(self.serve_command().args(flags))
+    }
+
     /// Serves, and waits until it says so.
     pub(crate) fn serve(&self) -> Wallet<'_> {
         self.serve_with(&[])

@@ -214,6 +214,35 @@ async fn in_sync(port: &str) {
     .expect("the replica catches up");
 }
 
+/// Whoever finds that another instance drives a transaction waits for its end, answers the same, and is done with it too.
+#[test]
+fn instances_that_are_asked_for_the_same_transfers_all_come_to_rest() {
+    let (_servers, urls) = nodes(2);
+    runtime().block_on(async {
+        let mut wallets = Vec::new();
+        for _ in 0..3 {
+            wallets.push(wallet(Architecture::RedisTcc, &urls).await);
+        }
+        let all = names("shared", 6);
+        open(&wallets[0], &all).await;
+        fund(&wallets[0], &all, 1_000).await;
+        for _ in 0..20 {
+            let transfers: Vec<_> = (0..20).map(|_| random_transfer(&all)).collect();
+            let asked = wallets.iter().map(|wallet| wallet.transfers(transfers.clone()));
+            let answers = futures_util::future::join_all(asked).await;
+            let told = |of_one: &Vec<shards::wallet::TransferResult>| -> Vec<_> {
+                let values = of_one.iter().map(|answer| &answer.as_ref().unwrap().value);
+                values.map(|value| (value.outcome.clone(), value.sequence)).collect()
+            };
+            assert!(answers.iter().all(|of_one| told(of_one) == told(&answers[0])), "{answers:#?}");
+        }
+        settled(&wallets[0]).await;
+        for wallet in &wallets {
+            tokio::time::timeout(PATIENCE, wallet.shut_down()).await.expect("nothing is under way");
+        }
+    });
+}
+
 /// However many transactions are under way that began earlier, those that lost their instance are found.
 #[test]
 fn leased_transactions_do_not_hide_lapsed_ones() {

@@ -77,16 +77,14 @@ pub(super) async fn drive(
     loop {
         if let Some(lease) = drive.elsewhere.take() {
             drive.wait_out(&lease).await;
-            continue;
-        }
-        tokio::select! {
-            Some((ticket, answer)) = drive.steps.next() => drive.answered(ticket, answer),
-            Some(Wish::Cancel(possible)) = wishes.recv() => drive.cancel(possible),
-            _ = renewal.tick(), if !drive.steps.is_empty() => drive.renew().await,
-            else => return,
-        }
-        if drive.steps.is_empty() && drive.elsewhere.is_none() {
+        } else if drive.steps.is_empty() {
             return;
+        } else {
+            tokio::select! {
+                Some((ticket, answer)) = drive.steps.next() => drive.answered(ticket, answer),
+                Some(Wish::Cancel(possible)) = wishes.recv() => drive.cancel(possible),
+                _ = renewal.tick() => drive.renew().await,
+            }
         }
     }
 }
@@ -133,6 +131,10 @@ impl Drive<'_> {
     fn answered(&mut self, ticket: Ticket, answer: Answer) {
         if let (Answer::Known(status), Some(begun_at)) = (&answer, self.begun_at.take()) {
             self.replayed = !self.inner.began(status, begun_at);
+        }
+        if matches!(&answer, Answer::Known(status) if status.outcome.is_some()) {
+            // It was at its end already, and is counted by whoever brought it there.
+            self.taken_over = false;
         }
         let effects = self.machine.answered(ticket, answer);
         self.follow(effects);
