@@ -184,9 +184,9 @@ pub trait StateStore: Send + Sync {
         end: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + '_>;
 
-    /// Does outstanding background work (compaction) that is due now, at most one step, or waits a moment for an engine that does
-    /// it by itself and is behind; true when there may be more.
-    fn maintain(&self) -> Result<bool, StoreError>;
+    /// Waits while compaction, which an engine does on threads of its own, is too far behind the runs ingested. An error when it has
+    /// failed.
+    fn wait_for_compaction(&self) -> Result<(), StoreError>;
 
     /// Bytes on disk.
     fn size_bytes(&self) -> Result<u64, StoreError>;

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, Sender};
 use ledger::{AccountDetails, AccountNumber, Currency, TransactionId};
 use storage::store::{Change, Groups, StateStore, StoreError};
 
@@ -16,10 +16,10 @@ use super::id_filter::IdFilter;
 use super::id_index::{IdSeed, SealedWindow};
 use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, PackedId};
 use super::metrics::Metrics;
-use super::window::{AvailableChange, IdEntry, RareChange};
+use super::window::{AvailableChange, IdEntry, RareChange, Window};
 
-/// How long the builder waits for a window before it looks for compaction work.
-const IDLE: Duration = Duration::from_millis(200);
+/// Besides the one being filled: one waits, one is written, one is at hand. Memory that nothing was written to yet costs nothing.
+const SPARE_WINDOWS: usize = 3;
 
 pub(super) struct CheckpointBuilder {
     pub(super) store: Arc<dyn StateStore>,
@@ -28,8 +28,20 @@ pub(super) struct CheckpointBuilder {
     pub(super) filter: Arc<IdFilter>,
     /// Where a window's changes and ids are grouped: memory that is used again.
     pub(super) memory: GroupMemory,
+    /// Takes empty windows to the state thread, which would be held up by making or emptying them.
+    pub(super) spare: Sender<Window>,
+    /// How many events a window is for.
+    pub(super) run_events: usize,
+    /// What the state thread may still look into.
+    pub(super) used: Used,
     pub(super) committed: Arc<Committed>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+pub(super) struct Used {
+    windows: Vec<Arc<SealedWindow>>,
+    filters: Vec<Arc<IdFilter>>,
 }
 
 #[derive(Default)]
@@ -41,28 +53,43 @@ pub(super) struct GroupMemory {
 impl CheckpointBuilder {
     /// Works until the state thread hangs up. An error is fatal for the node: the caller stops it.
     pub(super) fn run(&mut self, windows: &Receiver<Arc<SealedWindow>>) -> Result<(), StoreError> {
-        loop {
-            match windows.recv_timeout(IDLE) {
-                Ok(sealed) => {
-                    // A checkpoint must not hold what the journal could still lose.
-                    if !self.committed.wait_for(sealed.window.last_sequence) {
-                        return Ok(());
-                    }
-                    self.ingest(&sealed)?;
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.store.maintain()?;
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
+        for _ in 0..SPARE_WINDOWS {
+            self.give(Window::new(self.run_events));
         }
+        for sealed in windows {
+            // A checkpoint must not hold what the journal could still lose.
+            if !self.committed.wait_for(sealed.window.last_sequence) {
+                return Ok(());
+            }
+            self.recycle();
+            self.ingest(&sealed)?;
+            self.used.windows.push(sealed);
+            self.store.wait_for_compaction()?;
+        }
+        Ok(())
+    }
+
+    /// Makes windows empty, and frees filters, that the state thread no longer looks into.
+    fn recycle(&mut self) {
+        self.used.filters.retain(|filter| Arc::strong_count(filter) > 1);
+        let unused = |sealed: &mut Arc<SealedWindow>| Arc::strong_count(sealed) == 1;
+        let unused: Vec<_> = self.used.windows.extract_if(.., unused).collect();
+        for sealed in unused.into_iter().filter_map(Arc::into_inner) {
+            self.give(sealed.window.emptied());
+        }
+    }
+
+    fn give(&self, window: Window) {
+        // At the very end nobody wants it.
+        let _ = self.spare.send(window);
     }
 
     fn ingest(&mut self, sealed: &SealedWindow) -> Result<(), StoreError> {
         let started = Instant::now();
         let window = &sealed.window;
         while self.filter.is_full_with(window.entries.len() as u64) {
-            self.filter = Arc::new(self.filter.doubled());
+            let doubled = Arc::new(self.filter.doubled());
+            self.used.filters.push(std::mem::replace(&mut self.filter, doubled));
         }
         let seed = self.seed;
         let GroupMemory { changes, ids } = std::mem::take(&mut self.memory);
@@ -107,7 +134,6 @@ impl CheckpointBuilder {
         self.metrics.checkpoint_sequence.store(sequence, Ordering::Relaxed);
         let write_ms = started.elapsed().as_millis() as u64;
         tracing::debug!(sequence, ids = window.entries.len(), write_ms, "checkpoint written");
-        while self.store.maintain()? {}
         Ok(())
     }
 }

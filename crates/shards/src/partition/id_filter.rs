@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use storage::memory::prefetch;
+use zerocopy::FromZeros;
 
 /// ```text
 /// line    lane 0 .. lane 19 (u16) | high 0 .. high 19 (u8) | unused (3 bytes) | count (u8)
@@ -23,6 +24,11 @@ const SATURATED: u8 = 0x80;
 const REACH: usize = 4;
 /// Entries of a line on average when the filter is full: one home in a hundred thousand is saturated then.
 const ENTRIES_PER_LINE_MAX: u64 = 13;
+/// Every doubling takes a bit from the fingerprints, and so doubles the false alarms: a ledger begins with room for so many ids, and
+/// has one in twenty thousand at 100 million. Memory that is not written to yet costs nothing.
+const IDS_AT_FIRST: u64 = 8 << 20;
+/// Besides the ids that it has, a ledger's filter has room for one more in so many, so that it does not double at once.
+const ROOM_SHARE: u64 = 4;
 const LINES_MIN: u64 = 1 << 14;
 const FINGERPRINT_BITS: u32 = 22;
 /// What the distance is shifted by in an entry.
@@ -47,6 +53,11 @@ pub(super) struct IdFilter {
 }
 
 impl IdFilter {
+    /// An empty filter for a ledger with so many ids, and more to come.
+    pub(super) fn of_ledger(ids: u64) -> IdFilter {
+        IdFilter::with_room_for((ids + ids / ROOM_SHARE).max(IDS_AT_FIRST))
+    }
+
     /// An empty filter with room for so many ids.
     pub(super) fn with_room_for(ids: u64) -> IdFilter {
         IdFilter::with_lines((ids / ENTRIES_PER_LINE_MAX + 1).max(LINES_MIN), 0)
@@ -54,8 +65,8 @@ impl IdFilter {
 
     fn with_lines(lines_at_first: u64, doublings: u32) -> IdFilter {
         let lines = usize::try_from(lines_at_first << doublings).expect("a filter fits into memory");
-        let mut words = Vec::new();
-        words.resize_with((lines + 1) * WORDS_PER_LINE, AtomicU64::default);
+        let words =
+            AtomicU64::new_vec_zeroed((lines + 1) * WORDS_PER_LINE).expect("a filter fits into memory");
         let skip = words.as_ptr().align_offset(64).min(WORDS_PER_LINE);
         IdFilter { words, skip, lines_at_first, doublings, ids: AtomicU64::new(0) }
     }
@@ -266,7 +277,7 @@ mod tests {
     #[test]
     fn every_id_stays_through_doublings() {
         const INSERTED: u64 = 6_000_000;
-        let mut filter = IdFilter::with_room_for(0);
+        let mut filter = IdFilter::with_lines(LINES_MIN, 0);
         for number in 0..INSERTED {
             if filter.is_full_with(1) {
                 filter = filter.doubled();

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crossbeam_channel::Receiver;
 use ledger::{Sequence, TransactionId};
 use storage::store::{StateStore, StoreError};
 
@@ -27,8 +28,8 @@ pub(super) struct IdIndex {
     filter: Arc<IdFilter>,
     pub(super) current: Window,
     sealed: Vec<Arc<SealedWindow>>,
-    /// Ingested, and to be filled again: the builder may still hold the last one for a moment.
-    ingested: Vec<Arc<SealedWindow>>,
+    /// Empty windows, as the checkpoint's builder has them ready.
+    spare: Receiver<Window>,
     store: Arc<dyn StateStore>,
 }
 
@@ -54,9 +55,10 @@ impl IdIndex {
         seed: IdSeed,
         filter: Arc<IdFilter>,
         current: Window,
+        spare: Receiver<Window>,
         store: Arc<dyn StateStore>,
     ) -> IdIndex {
-        IdIndex { seed, filter, current, sealed: Vec::new(), ingested: Vec::new(), store }
+        IdIndex { seed, filter, current, sealed: Vec::new(), spare, store }
     }
 
     pub(super) fn hash(&self, id: TransactionId) -> u64 {
@@ -83,12 +85,16 @@ impl IdIndex {
         if !self.may_contain(hash) {
             return Ok(Vec::new());
         }
-        let mut sequences = layout::find_id(self.store.as_ref(), id, hash)?;
+        // An id that was used lately is in a window alone, which is far quicker to look into.
+        let mut sequences = match self.filter.may_contain(hash) {
+            true => layout::find_id(self.store.as_ref(), id, hash)?,
+            false => Vec::new(),
+        };
         for sealed in &self.sealed {
             sealed.window.find(id, hash, &mut sequences);
         }
         self.current.find(id, hash, &mut sequences);
-        // A window that was ingested between the two look-ups is seen twice.
+        // A window that has just been ingested is seen twice.
         sequences.sort_unstable();
         sequences.dedup();
         Ok(sequences)
@@ -101,11 +107,8 @@ impl IdIndex {
 
     /// Starts a new window and returns the full one, which stays searchable until it is ingested.
     pub(super) fn cut(&mut self, events_max: usize) -> Arc<SealedWindow> {
-        let (after, timestamp) = (self.current.last_sequence, self.current.timestamp);
-        let next = match self.take_ingested() {
-            Some(window) => window.reused(after, timestamp),
-            None => Window::new(events_max, after, timestamp),
-        };
+        let next = self.spare.try_recv().unwrap_or_else(|_| Window::new(events_max));
+        let next = next.after(self.current.last_sequence, self.current.timestamp);
         let window = std::mem::replace(&mut self.current, next);
         let sealed = Arc::new(SealedWindow { window, ingested: OnceLock::new() });
         self.sealed.push(Arc::clone(&sealed));
@@ -117,14 +120,7 @@ impl IdIndex {
         let settled = |sealed: &mut Arc<SealedWindow>| sealed.ingested.get().is_some();
         for sealed in self.sealed.extract_if(.., settled) {
             self.filter = Arc::clone(sealed.ingested.get().expect("only settled windows were taken"));
-            self.ingested.push(sealed);
         }
-    }
-
-    fn take_ingested(&mut self) -> Option<Window> {
-        self.settle();
-        let free = self.ingested.iter_mut().position(|ingested| Arc::get_mut(ingested).is_some())?;
-        Arc::into_inner(self.ingested.swap_remove(free)).map(|sealed| sealed.window)
     }
 
     pub(super) fn filter_size_bytes(&self) -> usize {

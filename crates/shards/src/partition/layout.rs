@@ -22,8 +22,6 @@ const BALANCES: u8 = b'B';
 const HOLD: u8 = b'H';
 const IDS: u8 = b'I';
 const POSITION: u8 = b'P';
-/// A filter that is built anew has room for one more id in so many, so that it does not double at once.
-const FILTER_ROOM_SHARE: u64 = 4;
 const ID_ENTRY_SIZE_BYTES: usize = 20;
 
 /// Where a checkpoint stands.
@@ -414,7 +412,7 @@ pub(super) fn load_filter(
     store: &dyn StateStore,
     position: &CheckpointPosition,
 ) -> Result<IdFilter, StoreError> {
-    let filter = IdFilter::with_room_for(position.ids + position.ids / FILTER_ROOM_SHARE);
+    let filter = IdFilter::of_ledger(position.ids);
     for_each_id(store, |id, _| {
         filter.insert(position.seed.hash(id));
         ControlFlow::Continue(())

@@ -16,7 +16,7 @@ use storage::journal::{self, DiskKind, Frame, Journal, ReadError, Reader, Term};
 use storage::store::{self, StateStore, StoreError, StoreOptions};
 
 use super::away::{Fetched, Fetcher};
-use super::checkpoint::{CheckpointBuilder, GroupMemory};
+use super::checkpoint::{CheckpointBuilder, GroupMemory, Used};
 use super::commit::Committed;
 use super::engine::{Batch, Engine};
 use super::id_filter::IdFilter;
@@ -142,10 +142,14 @@ pub(super) fn open(
         None => None,
     };
     let (checkpoints, windows) = bounded(WINDOWS_WAITING_MAX);
+    let (spare_sender, spare) = unbounded();
     let filter = Arc::new(loaded.filter);
     let mut builder = CheckpointBuilder {
         filter: Arc::clone(&filter),
         memory: GroupMemory::default(),
+        spare: spare_sender,
+        run_events: options.run_events,
+        used: Used::default(),
         store: Arc::clone(&store),
         seed: loaded.seed,
         committed: Arc::clone(&committed),
@@ -160,7 +164,7 @@ pub(super) fn open(
 
     let (work_sender, work) = unbounded();
     let buffers = Arc::new(BatchBuffers::default());
-    let window = Window::new(options.run_events, loaded.state.sequence(), loaded.state.timestamp());
+    let window = Window::new(options.run_events).after(loaded.state.sequence(), loaded.state.timestamp());
     let stopping = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     let archive = match (archive, &options.archive) {
@@ -208,7 +212,7 @@ pub(super) fn open(
     threads.push(spawn("jigap-past", move || fetcher.run(&waiting))?);
     let mut engine = Engine {
         term: journal.last().map_or(Term(1), |frame| frame.term),
-        ids: IdIndex::new(loaded.seed, filter, window, store),
+        ids: IdIndex::new(loaded.seed, filter, window, spare, store),
         state: loaded.state,
         journal,
         reader: reader.local(),
@@ -332,7 +336,7 @@ struct Loaded {
 fn load_checkpoint(store: &Arc<dyn StateStore>) -> Result<Loaded, OpenError> {
     let Some(position) = layout::load_position(store.as_ref())? else {
         let seed = IdSeed(RandomState::new().hash_one("transaction ids"));
-        return Ok(Loaded { state: State::new(), filter: IdFilter::with_room_for(0), seed });
+        return Ok(Loaded { state: State::new(), filter: IdFilter::of_ledger(0), seed });
     };
     let (state, filter) = thread::scope(|scope| {
         let filter = scope.spawn(|| layout::load_filter(store.as_ref(), &position));

@@ -330,7 +330,7 @@ fn take_snapshot(
         let changes = entries.into_iter().map(|(key, value)| (key, Change::Put(value))).collect();
         store.ingest(Run { position, changes })?;
     }
-    while store.maintain()? {}
+    store.wait_for_compaction()?;
     Ok(Some(Start { sequence: Sequence(subject.sequence), index }))
 }
 

@@ -68,10 +68,11 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(events_max: usize, after: Sequence, timestamp: Timestamp) -> Window {
+    /// An empty one, for so many events.
+    pub(super) fn new(events_max: usize) -> Window {
         Window {
-            last_sequence: after,
-            timestamp,
+            last_sequence: Sequence(0),
+            timestamp: Timestamp::from_micros(0),
             // Reserved at once: growing by halves would move tens of megabytes on the state thread.
             entries: Vec::with_capacity(events_max + FRAME_ENTRIES_MAX),
             filter: IdFilter::with_room_for((events_max + FRAME_ENTRIES_MAX) as u64),
@@ -81,10 +82,13 @@ impl Window {
         }
     }
 
-    /// The window emptied, for what follows this event. Its memory is used again: fresh pages would have to be faulted in.
-    pub(super) fn reused(mut self, after: Sequence, timestamp: Timestamp) -> Window {
-        self.last_sequence = after;
-        self.timestamp = timestamp;
+    /// The window, for what follows this event.
+    pub(super) fn after(self, last_sequence: Sequence, timestamp: Timestamp) -> Window {
+        Window { last_sequence, timestamp, ..self }
+    }
+
+    /// The window emptied. Its memory is used again: fresh pages would have to be faulted in.
+    pub(super) fn emptied(mut self) -> Window {
         self.entries.clear();
         self.filter.clear();
         self.tables.clear();

@@ -184,17 +184,17 @@ impl StateStore for RocksDbStore {
         self.entries(start, end, IteratorMode::End)
     }
 
-    fn maintain(&self) -> Result<bool, StoreError> {
-        if self.number(properties::BACKGROUND_ERRORS)? > 0 {
-            let why = "a compaction failed; the file LOG there says why";
-            return Err(StoreError::Engine(format!("{}: {why}", self.directory.display())));
-        }
-        let unmerged = self.number(&properties::num_files_at_level(0))?;
-        let is_behind = unmerged > UNMERGED_RUNS_MAX;
-        if is_behind {
+    fn wait_for_compaction(&self) -> Result<(), StoreError> {
+        loop {
+            if self.number(properties::BACKGROUND_ERRORS)? > 0 {
+                let why = "a compaction failed; the file LOG there says why";
+                return Err(StoreError::Engine(format!("{}: {why}", self.directory.display())));
+            }
+            if self.number(&properties::num_files_at_level(0))? <= UNMERGED_RUNS_MAX {
+                return Ok(());
+            }
             thread::sleep(COMPACTION_POLL);
         }
-        Ok(is_behind)
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {

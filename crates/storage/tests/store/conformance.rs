@@ -57,7 +57,7 @@ fn any_runs_add_up_to_what_a_map_holds(engine: Engine, test: &str) {
         store.ingest(next).unwrap();
         assert_eq!(store.position().unwrap(), Some(position));
         if random.u8(..3) == 0 {
-            while store.maintain().unwrap() {}
+            store.wait_for_compaction().unwrap();
         }
         if random.u8(..8) == 0 {
             drop(store);
@@ -171,7 +171,7 @@ fn keys_and_values_of_every_size(engine: Engine, _test: &str) {
     // A run may bring nothing but its position.
     store.ingest(Run { position: 2, changes: Vec::new() }).unwrap();
     store.ingest(Run { position: u64::MAX, changes: Vec::new() }).unwrap();
-    while store.maintain().unwrap() {}
+    store.wait_for_compaction().unwrap();
     drop(store);
     let store = open(engine, directory.path());
     assert_eq!(store.position().unwrap(), Some(u64::MAX));
@@ -200,7 +200,7 @@ fn what_was_deleted_stays_away(engine: Engine, _test: &str) {
         assert_eq!(store.scan(FIRST_KEY, END).count(), 0, "reopened: {reopened}");
         assert!(store.get(&keys[0]).unwrap().is_none());
         assert_eq!(store.position().unwrap(), Some(position));
-        while store.maintain().unwrap() {}
+        store.wait_for_compaction().unwrap();
         drop(store);
         store = open(engine, directory.path());
     }

@@ -27,7 +27,7 @@ fn ingest_for_ever(engine: Engine, directory: &Path) {
     for number in runs_in(store.as_ref()).unwrap() + 1.. {
         store.ingest(run(number)).unwrap();
         writeln!(output, "ingested {number}").and_then(|()| output.flush()).unwrap();
-        store.maintain().unwrap();
+        store.wait_for_compaction().unwrap();
     }
 }
 

@@ -73,7 +73,7 @@ fn a_read_only_directory_is_an_error_that_names_it(engine: Engine, test: &str) {
 fn fill_up(engine: Engine, directory: &Path) {
     let store = open(engine, directory);
     let refused = (1..RUNS_MAX).find_map(|number| {
-        let ingested = store.ingest(run(number)).and_then(|()| store.maintain());
+        let ingested = store.ingest(run(number)).and_then(|()| store.wait_for_compaction());
         ingested.err().map(|error| (number, error))
     });
     let (number, error) = refused.unwrap();

@@ -103,7 +103,7 @@ pub(crate) fn read_all(store: &dyn StateStore) -> Result<Content, StoreError> {
 pub(crate) fn ingest_up_to(store: &dyn StateStore, number: u64) {
     for next in runs_in(store).unwrap() + 1..=number {
         store.ingest(run(next)).unwrap();
-        while store.maintain().unwrap() {}
+        store.wait_for_compaction().unwrap();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, select_biased};
 use ledger::{Hold, Sequence, TransactionId};
@@ -30,8 +30,6 @@ const HOLD_CHANGES_PER_IMAGE_MIN: u32 = 4096;
 const ACCOUNTS_PER_ROW: usize = 256;
 /// Frames of one row.
 const FRAMES_PER_ROW: usize = 4096;
-/// How long the builder waits for work before it looks for compaction.
-const IDLE: Duration = Duration::from_millis(200);
 
 pub(super) struct Builder {
     pub(super) shared: Arc<Shared>,
@@ -63,9 +61,6 @@ impl Builder {
                     },
                     Err(_) => return Ok(()),
                 },
-                default(IDLE) => {
-                    self.shared.store.maintain()?;
-                }
             }
         }
     }
@@ -80,7 +75,7 @@ impl Builder {
         let ingest_ms = (started.elapsed() - built).as_millis() as u64;
         let build_ms = built.as_millis() as u64;
         tracing::debug!(keys, build_ms, ingest_ms, position = row.end.0, "history run written");
-        while self.shared.store.maintain()? {}
+        self.shared.store.wait_for_compaction()?;
         Ok(())
     }
 
