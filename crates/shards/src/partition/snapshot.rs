@@ -123,7 +123,9 @@ impl Snapshots {
                     drop(request.send(written));
                 }
                 Err(RecvTimeoutError::Timeout) if self.every_events > 0 && Instant::now() >= not_before => {
-                    if let Err(error) = self.write_if_due(&mut last) {
+                    if let Err(error) = self.write_if_due(&mut last)
+                        && !self.stopping.load(Ordering::Acquire)
+                    {
                         tracing::error!(%error, "the snapshot that is due was not written; it is tried again");
                         not_before = Instant::now() + BACK_OFF;
                     }

@@ -232,7 +232,7 @@ fn instances_that_are_asked_for_the_same_transfers_all_come_to_rest() {
             let answers = futures_util::future::join_all(asked).await;
             let told = |of_one: &Vec<shards::wallet::TransferResult>| -> Vec<_> {
                 let values = of_one.iter().map(|answer| &answer.as_ref().unwrap().value);
-                values.map(|value| (value.outcome.clone(), value.sequence)).collect()
+                values.map(|value| (value.outcome, value.sequence)).collect()
             };
             assert!(answers.iter().all(|of_one| told(of_one) == told(&answers[0])), "{answers:#?}");
         }
