@@ -21,6 +21,8 @@ pub use value::{Cursor, put_number, put_signed};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use engine::Marker;
 
@@ -29,6 +31,9 @@ pub type RunPosition = u64;
 
 /// The longest key, in bytes.
 pub const KEY_SIZE_BYTES_MAX: usize = 65_535;
+
+/// How often compaction that is behind is looked at: engines tell nobody when it has caught up.
+const COMPACTION_POLL: Duration = Duration::from_millis(10);
 
 /// The store's own key: the position of the last run, inside the run itself.
 const POSITION_KEY: &[u8] = &[0];
@@ -184,9 +189,16 @@ pub trait StateStore: Send + Sync {
         end: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + '_>;
 
-    /// Waits while compaction, which an engine does on threads of its own, is too far behind the runs ingested. An error when it has
-    /// failed.
-    fn wait_for_compaction(&self) -> Result<(), StoreError>;
+    /// Whether compaction, which an engine does on threads of its own, is too far behind the runs ingested. An error when it has failed.
+    fn is_compaction_behind(&self) -> Result<bool, StoreError>;
+
+    /// Waits while it is.
+    fn wait_for_compaction(&self) -> Result<(), StoreError> {
+        while self.is_compaction_behind()? {
+            thread::sleep(COMPACTION_POLL);
+        }
+        Ok(())
+    }
 
     /// Bytes on disk.
     fn size_bytes(&self) -> Result<u64, StoreError>;

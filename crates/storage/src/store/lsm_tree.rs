@@ -31,8 +31,6 @@ const QUIET_AFTER: Duration = Duration::from_secs(5);
 const LEVEL_SIZE_BYTES: u64 = 1 << 30;
 /// With more unmerged runs than this, merging is behind.
 const UNMERGED_RUNS_MAX: usize = 2 * RUNS_PER_MERGE_BUSY as usize;
-/// How long to wait for merging that is behind before looking again.
-const COMPACTION_POLL: Duration = Duration::from_millis(10);
 
 /// A state store over one LSM tree.
 pub(super) struct LsmTreeStore {
@@ -264,16 +262,13 @@ impl StateStore for LsmTreeStore {
         Box::new(range.rev().map(|guard| self.entry(guard)))
     }
 
-    fn wait_for_compaction(&self) -> Result<(), StoreError> {
-        loop {
-            if let Some(why) = self.compactor.failure.get() {
+    fn is_compaction_behind(&self) -> Result<bool, StoreError> {
+        match self.compactor.failure.get() {
+            Some(why) => {
                 let place = self.directory.display();
-                return Err(StoreError::Engine(format!("{place}: a compaction failed: {why}")));
+                Err(StoreError::Engine(format!("{place}: a compaction failed: {why}")))
             }
-            if self.tree.l0_run_count() <= UNMERGED_RUNS_MAX {
-                return Ok(());
-            }
-            thread::sleep(COMPACTION_POLL);
+            None => Ok(self.tree.l0_run_count() > UNMERGED_RUNS_MAX),
         }
     }
 

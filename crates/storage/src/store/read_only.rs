@@ -162,8 +162,8 @@ impl<Store: StateStore> StateStore for View<Store> {
         self.store.scan_reverse(start, end)
     }
 
-    fn wait_for_compaction(&self) -> Result<(), StoreError> {
-        Ok(())
+    fn is_compaction_behind(&self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {

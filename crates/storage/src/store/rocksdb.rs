@@ -4,8 +4,6 @@ use std::ffi::CStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, Error, IngestExternalFileOptions, IteratorMode,
@@ -31,8 +29,6 @@ const LOG_SIZE_BYTES_MAX: usize = 1 << 20;
 const LOGS_KEPT: usize = 2;
 /// Runs that RocksDB has not merged yet; past it the writer waits for its compaction.
 const UNMERGED_RUNS_MAX: u64 = 16;
-/// RocksDB tells nobody when a compaction ends.
-const COMPACTION_POLL: Duration = Duration::from_millis(10);
 
 /// A state store over one RocksDB database.
 pub(super) struct RocksDbStore {
@@ -184,17 +180,12 @@ impl StateStore for RocksDbStore {
         self.entries(start, end, IteratorMode::End)
     }
 
-    fn wait_for_compaction(&self) -> Result<(), StoreError> {
-        loop {
-            if self.number(properties::BACKGROUND_ERRORS)? > 0 {
-                let why = "a compaction failed; the file LOG there says why";
-                return Err(StoreError::Engine(format!("{}: {why}", self.directory.display())));
-            }
-            if self.number(&properties::num_files_at_level(0))? <= UNMERGED_RUNS_MAX {
-                return Ok(());
-            }
-            thread::sleep(COMPACTION_POLL);
+    fn is_compaction_behind(&self) -> Result<bool, StoreError> {
+        if self.number(properties::BACKGROUND_ERRORS)? > 0 {
+            let why = "a compaction failed; the file LOG there says why";
+            return Err(StoreError::Engine(format!("{}: {why}", self.directory.display())));
         }
+        Ok(self.number(&properties::num_files_at_level(0))? > UNMERGED_RUNS_MAX)
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {
