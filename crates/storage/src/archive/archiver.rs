@@ -352,7 +352,7 @@ impl Work {
                 .with_history(|history| Ok(history.next_index()))?
                 .max(self.live.reader.first_local_index()),
         };
-        let frames = self.frames.get_or_insert_with(|| self.live.reader.frames_from(next));
+        let frames = self.frames.get_or_insert_with(|| self.live.reader.once().frames_from(next));
         while self.packer.size_bytes() < self.options.parcel_size_bytes {
             match frames.next() {
                 None => return Ok(false),

@@ -95,4 +95,9 @@ pub trait DiskFile: Send + Sync {
 
     /// Fills the buffer from `offset` on. Neither need be aligned.
     fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// The same, for what nobody will read again soon: a disk that keeps what is read passes it by where offset and buffer are aligned.
+    fn read_once(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_exact(offset, buffer)
+    }
 }

@@ -29,6 +29,8 @@ pub struct Reader {
     shared: Arc<Shared>,
     partition: u32,
     reach: Reach,
+    /// What it reads is not kept in the page cache.
+    reads_once: bool,
 }
 
 /// Where a reader looks.
@@ -54,7 +56,7 @@ pub trait ReleasedFrames: Send + Sync {
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, partition: u32) -> Reader {
-        Reader { shared, partition, reach: Reach::Everything }
+        Reader { shared, partition, reach: Reach::Everything, reads_once: false }
     }
 
     /// Says where the frames are that this journal released. Every reader of it finds them from now on; the first call counts.
@@ -67,6 +69,11 @@ impl Reader {
     /// A reader that never asks the archive: it answers [`ReadError::Released`] for what is neither here nor was read lately.
     pub fn local(&self) -> Reader {
         Reader { reach: Reach::Local, ..self.clone() }
+    }
+
+    /// A reader of what nobody will read again soon: it leaves the page cache to others.
+    pub fn once(&self) -> Reader {
+        Reader { reads_once: true, ..self.clone() }
     }
 
     fn released(&self) -> Option<&Arc<dyn ReleasedFrames>> {
@@ -330,8 +337,12 @@ impl Reader {
     ) -> Result<PooledBytes, JournalError> {
         let file = self.shared.segment(location.segment, generation)?;
         let mut bytes = self.shared.pool.take(size_bytes);
-        file.read_exact(location.offset, &mut bytes[..size_bytes])
-            .map_err(|source| JournalError::io("read", &self.path(location), source))?;
+        let buffer = &mut bytes[..size_bytes];
+        let read = match self.reads_once {
+            true => file.read_once(location.offset, buffer),
+            false => file.read_exact(location.offset, buffer),
+        };
+        read.map_err(|source| JournalError::io("read", &self.path(location), source))?;
         Ok(bytes)
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, OFlags};
 
 use super::{Access, Disk, DiskFile, FileEntry};
-use crate::journal::buffer::BufferPool;
+use crate::journal::buffer::{BLOCK_SIZE_BYTES, BufferPool};
 
 /// How much one write of zeros covers: large enough for the disk's full rate, small enough not to hold up the journal's own
 /// writes for long.
@@ -46,7 +46,7 @@ impl DirectDisk {
     fn for_writing(&self, path: &Path, file: File, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
         let durable = self.open_direct(path, OFlags::DSYNC)?;
         let zeroing = self.open_direct(path, OFlags::empty())?;
-        Ok(Box::new(DirectFile { file, durable, zeroing, size_bytes }))
+        Ok(Box::new(DirectFile { file, durable, zeroing, once: None, size_bytes }))
     }
 }
 
@@ -70,7 +70,13 @@ impl Disk for DirectDisk {
         let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
         let size_bytes = file.metadata()?.len();
         match access {
-            Access::Read => Ok(Box::new(DirectFile { file, durable: None, zeroing: None, size_bytes })),
+            Access::Read => {
+                let once = match self.direct_io.load(Ordering::Relaxed) {
+                    true => open_direct(OpenOptions::new().read(true), path, OFlags::empty())?,
+                    false => None,
+                };
+                Ok(Box::new(DirectFile { file, durable: None, zeroing: None, once, size_bytes }))
+            }
             Access::Write => self.for_writing(path, file, size_bytes),
         }
     }
@@ -95,6 +101,8 @@ struct DirectFile {
     durable: Option<File>,
     /// `O_DIRECT` only: many writes of zeros share one sync.
     zeroing: Option<File>,
+    /// `O_DIRECT`, for reading.
+    once: Option<File>,
     size_bytes: u64,
 }
 
@@ -123,6 +131,14 @@ impl DiskFile for DirectFile {
 
     fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_once(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let is_aligned = [offset, buffer.len() as u64, buffer.as_ptr().addr() as u64]
+            .into_iter()
+            .all(|place| place.is_multiple_of(BLOCK_SIZE_BYTES as u64));
+        let file = self.once.as_ref().filter(|_| is_aligned).unwrap_or(&self.file);
+        file.read_exact_at(buffer, offset)
     }
 }
 
