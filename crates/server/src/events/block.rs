@@ -128,19 +128,22 @@ impl Delivery {
         self.places.as_ref().map_or(index, |places| places[index] as usize)
     }
 
-    /// The events as server-sent events, in pieces of about this size that share the block's text.
-    pub(super) fn sse(&self, names: &NameCache, size_bytes: usize) -> Vec<Bytes> {
+    /// As server-sent events: the next of them, from this one on, that stand together in the block's text, which they share, up to about
+    /// this size. `next` then tells what comes after; `None` at the end.
+    pub(super) fn sse(&self, names: &NameCache, next: &mut usize, size_bytes: usize) -> Option<Bytes> {
         let encoded = self.block.encoded(names);
-        let start_of = |place: usize| if place == 0 { 0 } else { encoded.ends[place - 1] };
-        let mut pieces: Vec<std::ops::Range<usize>> = Vec::new();
-        for index in 0..self.count() {
-            let place = self.place(index);
-            let (start, end) = (start_of(place), encoded.ends[place]);
-            match pieces.last_mut() {
-                Some(piece) if piece.end == start && end - piece.start <= size_bytes => piece.end = end,
-                _ => pieces.push(start..end),
+        let first = (*next < self.count()).then(|| self.place(*next))?;
+        let start = if first == 0 { 0 } else { encoded.ends[first - 1] };
+        let mut end = encoded.ends[first];
+        *next += 1;
+        for place in first + 1.. {
+            let is_wanted = *next < self.count() && self.place(*next) == place;
+            if !is_wanted || encoded.ends[place] - start > size_bytes {
+                break;
             }
+            end = encoded.ends[place];
+            *next += 1;
         }
-        pieces.into_iter().map(|piece| encoded.text.slice(piece)).collect()
+        Some(encoded.text.slice(start..end))
     }
 }

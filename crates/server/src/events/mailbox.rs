@@ -103,18 +103,22 @@ impl Mailbox {
     pub(super) async fn take(&self) -> Mail {
         loop {
             let filled = self.filled.notified();
-            {
-                let mut inner = self.lock();
-                if let Some(delivery) = inner.waiting.pop_front() {
-                    inner.events -= delivery.count();
-                    return Mail::Delivery(delivery);
-                }
-                if let Some(overflowed) = inner.overflowed {
-                    return Mail::Overflowed(overflowed);
-                }
+            if let Some(delivery) = self.take_waiting() {
+                return Mail::Delivery(delivery);
+            }
+            if let Some(overflowed) = self.overflowed() {
+                return Mail::Overflowed(overflowed);
             }
             filled.await;
         }
+    }
+
+    /// The next in order, if there is one.
+    pub(super) fn take_waiting(&self) -> Option<Delivery> {
+        let mut inner = self.lock();
+        let delivery = inner.waiting.pop_front()?;
+        inner.events -= delivery.count();
+        Some(delivery)
     }
 
     /// Its subscriber is gone.

@@ -1,7 +1,8 @@
 //! `GET /v1/wallet/events`: a subscription as server-sent events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
 use api::request;
@@ -14,14 +15,18 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Form, Next, NoRoom, Subscription};
+use super::names::NameCache;
+use super::{Delivery, Form, Next, NoRoom, Subscription};
 use crate::{Node, query};
 
 /// Pieces of text on their way to one connection, and the size of one: what it may hold besides its mailbox.
 const PIECES_WAITING_MAX: usize = 1;
 const PIECE_SIZE_BYTES: usize = 16 << 10;
 
-const HEARTBEAT: &[u8] = b": still here\n\n";
+/// Text of this size goes out as it is; smaller ones are copied together.
+const SHARED_SIZE_BYTES_MIN: usize = 4 << 10;
+
+const HEARTBEAT: Bytes = Bytes::from_static(b": still here\n\n");
 
 /// Answers the request for a stream of events.
 pub(crate) async fn serve(
@@ -115,51 +120,110 @@ async fn run(
     let shared = Arc::clone(subscription.shared());
     let heartbeat = shared.config.heartbeat;
     let mut silent_until = Instant::now() + heartbeat;
+    let mut silence = pin!(tokio::time::sleep_until(silent_until));
+    let mut unsent = Unsent { names: &shared.names, delivery: None, next: 0 };
     loop {
         let next = tokio::select! {
             next = subscription.next() => next,
-            () = tokio::time::sleep_until(silent_until) => Next::Position,
+            () = &mut silence => {
+                // Setting the alarm anew for each event would cost more than waking up in vain now and then.
+                let is_silent = Instant::now() >= silent_until;
+                silence.as_mut().reset(if is_silent { Instant::now() + heartbeat } else { silent_until });
+                if is_silent { Next::Position } else { continue }
+            },
             () = pieces.closed() => return,
         };
-        let (out, is_last) = match next {
-            Next::Events(delivery) => (delivery.sse(&shared.names, PIECE_SIZE_BYTES), false),
+        let ending = match next {
+            Next::Events(delivery) => {
+                unsent.add(delivery);
+                None
+            }
             Next::Position if Instant::now() < silent_until => continue,
-            Next::Position => (vec![Bytes::from_static(HEARTBEAT)], false),
+            Next::Position => None,
             Next::Stopped => return,
-            Next::Dropped => (vec![last_event(partition, subscription.position(), "too_slow")], true),
-            Next::Failed => (vec![last_event(partition, subscription.position(), "unreadable")], true),
+            Next::Dropped => Some("too_slow"),
+            Next::Failed => Some("unreadable"),
         };
-        let mut out = VecDeque::from(out);
-        if is_last {
-            return finish(subscription, out, &pieces).await;
+        if let Some(reason) = ending {
+            let last = last_event(partition, subscription.position(), reason);
+            return finish(subscription, unsent, last, &pieces).await;
         }
-        while let Some(piece) = out.pop_front() {
+        loop {
             match subscription.room(&pieces).await {
-                Ok(room) => room.send(Ok(piece)),
+                // What has come while there was no room goes along.
+                Ok(room) => room.send(Ok(unsent.piece(|| subscription.waiting()).unwrap_or(HEARTBEAT))),
                 Err(NoRoom::Gone) => return,
                 Err(NoRoom::TooSlow) => {
-                    out.push_front(piece);
-                    out.push_back(last_event(partition, subscription.position(), "too_slow"));
-                    return finish(subscription, out, &pieces).await;
+                    let last = last_event(partition, subscription.position(), "too_slow");
+                    return finish(subscription, unsent, last, &pieces).await;
                 }
+            }
+            if unsent.is_empty() {
+                break;
             }
         }
         silent_until = Instant::now() + heartbeat;
     }
 }
 
+/// Events that were taken from a subscription and not sent yet.
+struct Unsent<'names> {
+    names: &'names NameCache,
+    delivery: Option<Delivery>,
+    /// The first of the delivery that was not sent.
+    next: usize,
+}
+
+impl Unsent<'_> {
+    /// Only when it is empty.
+    fn add(&mut self, delivery: Delivery) {
+        (self.delivery, self.next) = (Some(delivery), 0);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.delivery.as_ref().is_none_or(|delivery| self.next == delivery.count())
+    }
+
+    /// Events that stand together, from this delivery or `more`.
+    fn part(&mut self, more: &mut impl FnMut() -> Option<Delivery>) -> Option<Bytes> {
+        if self.is_empty() {
+            self.add(more()?);
+        }
+        self.delivery.as_ref()?.sse(self.names, &mut self.next, PIECE_SIZE_BYTES)
+    }
+
+    /// What is sent at once: events that stand together, or lone ones put together, for each piece is a system call.
+    fn piece(&mut self, mut more: impl FnMut() -> Option<Delivery>) -> Option<Bytes> {
+        let first = self.part(&mut more)?;
+        if first.len() >= SHARED_SIZE_BYTES_MIN {
+            return Some(first);
+        }
+        let Some(second) = self.part(&mut more) else { return Some(first) };
+        let mut piece = [first, second].concat();
+        while piece.len() < PIECE_SIZE_BYTES
+            && let Some(part) = self.part(&mut more)
+        {
+            piece.extend_from_slice(&part);
+        }
+        Some(piece.into())
+    }
+}
+
 /// Sends what is left, however long the client takes to read it. It is a subscriber no more.
 async fn finish(
     subscription: Subscription,
-    rest: VecDeque<Bytes>,
+    mut unsent: Unsent<'_>,
+    last: Bytes,
     pieces: &mpsc::Sender<Result<Bytes, Infallible>>,
 ) {
     drop(subscription);
-    for piece in rest {
+    while let Some(piece) = unsent.piece(|| None) {
         if pieces.send(Ok(piece)).await.is_err() {
             return;
         }
     }
+    // The client may go at this moment.
+    let _ = pieces.send(Ok(last)).await;
 }
 
 /// Tells why nothing follows, and with its id where to resume.

@@ -116,17 +116,25 @@ impl Subscription {
     /// Waits for what comes next. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Next {
         let mut stopping = self.shared.stopping.clone();
-        let next = tokio::select! {
+        tokio::select! {
             next = self.advance() => next,
             // A server that is gone has stopped as well.
             _ = stopping.wait_for(|stopping| *stopping) => Next::Stopped,
-        };
-        if let Next::Events(delivery) = &next
-            && self.limits.is_guest
-        {
+        }
+    }
+
+    /// What comes next, if it waits already. It may be what [`Subscription::next`] would have waited for.
+    pub(crate) fn waiting(&mut self) -> Option<Delivery> {
+        let delivery = self.mailbox.as_ref()?.0.take_waiting()?;
+        Some(self.given_out(delivery))
+    }
+
+    fn given_out(&mut self, delivery: Delivery) -> Delivery {
+        self.position = delivery.last().map_or(self.position, |last| last.max(self.position));
+        if self.limits.is_guest {
             self.shared.metrics.sent.fetch_add(delivery.count() as u64, Ordering::Relaxed);
         }
-        next
+        delivery
     }
 
     /// Waits until the client has read enough of what was sent before.
@@ -157,10 +165,7 @@ impl Subscription {
     async fn advance(&mut self) -> Next {
         if let Some(Membership(mailbox)) = &self.mailbox {
             match mailbox.take().await {
-                Mail::Delivery(delivery) => {
-                    self.position = delivery.last().unwrap_or(self.position);
-                    return Next::Events(delivery);
-                }
+                Mail::Delivery(delivery) => return Next::Events(self.given_out(delivery)),
                 Mail::Overflowed(since) => {
                     self.mailbox = None;
                     if self.limits.is_guest && since.elapsed() > self.shared.config.patience {
@@ -203,7 +208,7 @@ impl Subscription {
                 if block.events.is_empty() {
                     return Next::Position;
                 }
-                Next::Events(Delivery { block: Arc::new(block), places: None })
+                Next::Events(self.given_out(Delivery { block: Arc::new(block), places: None }))
             }
             Ok(Err(ReadEventsError::Stopping)) | Err(_) => Next::Stopped,
             Ok(Err(error)) => {
