@@ -280,13 +280,15 @@ fn put_transferred(out: &mut Vec<u8>, movement: &Movement, more: u8, transfer: O
     let numbered = transfer.is_some_and(|transfer| {
         matches!((&transfer.from, &transfer.to), (AccountRef::Number(_), AccountRef::Number(_)))
     });
-    let mut bytes = [0; 25];
+    let mut bytes = [0; 17];
     bytes[0] = more | if numbered { event_tag::TRANSFERRED } else { event_tag::TRANSFERRED_RESOLVED };
     bytes[1..9].copy_from_slice(&movement.from_after.to_le_bytes());
-    bytes[9..17].copy_from_slice(&movement.to_after.to_le_bytes());
-    bytes[17..21].copy_from_slice(&movement.from.0.to_le_bytes());
-    bytes[21..].copy_from_slice(&movement.to.0.to_le_bytes());
-    out.extend_from_slice(&bytes[..if numbered { 17 } else { 25 }]);
+    bytes[9..].copy_from_slice(&movement.to_after.to_le_bytes());
+    out.extend_from_slice(&bytes);
+    if !numbered {
+        out.extend_from_slice(&movement.from.0.to_le_bytes());
+        out.extend_from_slice(&movement.to.0.to_le_bytes());
+    }
 }
 
 fn put_refused(out: &mut Vec<u8>, refusal: &Refusal, more: u8) {

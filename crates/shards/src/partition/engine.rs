@@ -256,14 +256,15 @@ impl Engine {
         answers: &mut [TransferAnswer],
         away: Vec<(usize, Transfer)>,
     ) -> Result<Vec<(usize, Transfer)>, Halt> {
-        let mut still_away = Vec::new();
+        let (mut still_away, mut answer) = (Vec::new(), Vec::new());
         for (place, transfer) in away {
             self.start_frame()?;
             let hash = self.ids.hash(transfer.transaction_id);
-            match self.execute_transfer(&transfer, hash) {
+            match self.execute_transfer(&transfer, hash, &mut answer) {
                 Err(Halt::Away) => still_away.push((place, transfer)),
-                answer => answers[place] = answer?,
+                executed => executed?,
             }
+            answers[place] = answer.pop().unwrap_or(answers[place]);
         }
         Ok(still_away)
     }
@@ -307,14 +308,13 @@ impl Engine {
                 for index in step_at(start) {
                     self.start_frame()?;
                     transfers[index].resolve(&self.state);
-                    let answer = match self.execute_transfer(&transfers[index], hashes[index]) {
+                    match self.execute_transfer(&transfers[index], hashes[index], &mut answers) {
                         Err(Halt::Away) => {
                             away.push((index, transfers[index].clone()));
-                            TransferAnswer::unrecorded(self.batch.timestamp, reused(None))
+                            answers.push(TransferAnswer::unrecorded(self.batch.timestamp, reused(None)));
                         }
-                        answer => answer?,
-                    };
-                    answers.push(answer);
+                        executed => executed?,
+                    }
                 }
             }
         }
@@ -336,33 +336,42 @@ impl Engine {
         }
     }
 
-    fn execute_transfer(&mut self, transfer: &Transfer, hash: u64) -> Result<TransferAnswer, Halt> {
-        let id = transfer.transaction_id;
+    /// Executes a transfer and adds its answer. An answer that were handed back would be put together from bytes that were just written in
+    /// other pieces: for such bytes a processor waits until all that was written before has left for the cache.
+    fn execute_transfer(
+        &mut self,
+        transfer: &Transfer,
+        hash: u64,
+        answers: &mut Vec<TransferAnswer>,
+    ) -> Result<(), Halt> {
         if self.ids.may_contain(hash)
             && let Some(answer) = self.repeated_transfer(transfer)?
         {
-            return Ok(answer);
+            answers.push(answer);
+            return Ok(());
         }
         let outcome = self.state.decide_transfer(transfer);
         let timestamp = self.batch.timestamp;
-        let after = match &outcome {
-            Ok(movement) => {
-                self.ids.current.record_movement(movement);
-                Ok(BalancesAfter { from: movement.from_after, to: movement.to_after })
+        if let Err(refusal) = &outcome {
+            self.metrics.count_refusal(refusal.code);
+            if !refusal.is_recorded() {
+                answers.push(TransferAnswer::unrecorded(timestamp, *refusal));
+                return Ok(());
             }
-            Err(refusal) => {
-                self.metrics.count_refusal(refusal.code);
-                if !refusal.is_recorded() {
-                    return Ok(TransferAnswer::unrecorded(timestamp, *refusal));
-                }
-                Err(*refusal)
-            }
-        };
+        }
         self.state.apply_transfer(timestamp, outcome.as_ref().ok());
         self.batch.body.push_transfer(transfer, &outcome);
         let sequence = self.state.sequence();
-        self.ids.insert(id, hash, sequence);
-        Ok(TransferAnswer { sequence, timestamp, replayed: false, outcome: after })
+        self.ids.insert(transfer.transaction_id, hash, sequence);
+        let answer = |outcome| TransferAnswer { sequence, timestamp, replayed: false, outcome };
+        match outcome {
+            Ok(movement) => {
+                self.ids.current.record_movement(&movement);
+                answers.push(answer(Ok(BalancesAfter { from: movement.from_after, to: movement.to_after })));
+            }
+            Err(refusal) => answers.push(answer(Err(refusal))),
+        }
+        Ok(())
     }
 
     /// The first answer again, if the id was used; `None` for a false alarm of the filter.
