@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use ledger::Sequence;
 use server::{Config, EventsConfig, Reach, Ready, Server, WebhookStore, WebhookStoreError, WebhooksConfig};
 use shards::distributed;
 use shards::partition::{self, OnFatal, OpenError, Partition};
@@ -73,7 +74,7 @@ fn network_runtime(settings: &Settings) -> std::io::Result<Runtime> {
 /// What recovery makes.
 struct Node {
     partition: Partition,
-    history: Arc<History>,
+    history: Option<Arc<History>>,
 }
 
 impl Node {
@@ -229,16 +230,16 @@ fn options(settings: &Settings, directory: &DataDirectory) -> Result<partition::
 async fn recover(settings: &Settings, directory: &DataDirectory, ready: Ready) -> Result<Node, Failure> {
     let options = options(settings, directory)?;
     let views = directory.path().join("views").join("history");
-    let history_options = HistoryOptions {
+    let history_options = (settings.text("history") == "on").then(|| HistoryOptions {
         engine: settings.store_engine(),
         cache_size_bytes: settings.number("history-cache-size"),
         ..HistoryOptions::default()
-    };
+    });
     let (sender, recovered) = oneshot::channel();
     let spawned = std::thread::Builder::new().name("jigap-recovery".into()).spawn(move || {
         let node = open(options, &views, history_options);
         if let Ok(node) = &node {
-            ready.ready(node.partition.clone(), Arc::clone(&node.history));
+            ready.ready(node.partition.clone(), node.history.clone());
         }
         // Nobody waits any more once a signal has come.
         let _ = sender.send(node);
@@ -250,7 +251,7 @@ async fn recover(settings: &Settings, directory: &DataDirectory, ready: Ready) -
 fn open(
     options: partition::Options,
     views: &std::path::Path,
-    history_options: HistoryOptions,
+    history_options: Option<HistoryOptions>,
 ) -> Result<Node, Failure> {
     let feed = HistoryFeed::new(on_fatal());
     let mut progress = Progress::new("recovering");
@@ -259,16 +260,21 @@ fn open(
     });
     progress.finish();
     let partition = opened.map_err(|error| Failure::new(open_exit(&error), error))?;
+    let Some(history_options) = history_options else {
+        feed.begin(None);
+        partition.release_before(|| Sequence(u64::MAX));
+        return Ok(Node { partition, history: None });
+    };
     let history = History::open(views, partition.reader(), history_options, on_fatal());
     let history = Arc::new(history.map_err(|error| Failure::new(history_exit(&error), error))?);
-    feed.begin(&history);
+    feed.begin(Some(&history));
     // A view that cannot tell keeps everything.
     let view = Arc::downgrade(&history);
     partition.release_before(move || {
         let stored = view.upgrade().and_then(|history| history.stored_position().ok());
         stored.unwrap_or_default()
     });
-    Ok(Node { partition, history })
+    Ok(Node { partition, history: Some(history) })
 }
 
 fn open_exit(error: &OpenError) -> Exit {

@@ -158,7 +158,7 @@ impl Backend {
         match self {
             Backend::EventSourced(node) => {
                 let (page, names) = query::history(node, account, query).await?;
-                let (partition, position) = (node.partition.number(), node.history.position());
+                let (partition, position) = (node.partition.number(), node.read_side.position());
                 Ok(Page::Partition { partition, page, names, position })
             }
             Backend::Distributed(wallet) => {

@@ -33,7 +33,7 @@ use batcher::Batcher;
 use events::Events;
 pub use events::EventsConfig;
 use metrics::NetworkMetrics;
-use position::Positions;
+use position::{Positions, ReadSide};
 use webhooks::Webhooks;
 pub use webhooks::{Reach, WebhookStore, WebhookStoreError, WebhooksConfig};
 
@@ -80,7 +80,7 @@ impl Default for Config {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) partition: Partition,
-    pub(crate) history: Arc<History>,
+    pub(crate) read_side: ReadSide,
     pub(crate) positions: Arc<Positions>,
     pub(crate) batcher: Batcher,
     pub(crate) events: Events,
@@ -115,8 +115,8 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// From now on requests are served.
-    pub fn ready(&self, partition: Partition, history: Arc<History>) {
+    /// From now on requests are served. Without a history, those that ask for it are answered `not_implemented`.
+    pub fn ready(&self, partition: Partition, history: Option<Arc<History>>) {
         let _in_runtime = self.runtime.enter();
         let batcher = Batcher::start(partition.clone());
         let stopping = self.shared.stopping.subscribe();
@@ -125,11 +125,12 @@ impl Ready {
         let webhooks = self.shared.config.webhooks.clone();
         let webhooks =
             webhooks.map(|config| Webhooks::start(config, partition.clone(), events.clone(), stopping));
-        let positions =
-            Positions::start(&history).expect("a process that has just recovered can start one more thread");
+        let read_side = ReadSide { partition: partition.clone(), kept: history };
+        let positions = Positions::start(read_side.clone())
+            .expect("a process that has just recovered can start one more thread");
         let past_states = Arc::new(Semaphore::new(PAST_STATES_MAX));
         let positions = Arc::new(positions);
-        let node = Node { partition, history, positions, batcher, events, webhooks, past_states };
+        let node = Node { partition, read_side, positions, batcher, events, webhooks, past_states };
         self.set(Backend::EventSourced(node));
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use ledger::RefusalCode;
 use shards::partition::Histogram;
 use storage::archive::ArchiveMetrics;
+use views::HistoryStatus;
 
 use crate::Node;
 use crate::backend::Backend;
@@ -110,19 +111,6 @@ fn event_sourced(out: &mut Exposition, node: &Node) {
     for (name, help, value) in counters {
         out.single(name, "counter", help, load(value));
     }
-    let view = node.history.status();
-    let view_counters = [
-        ("jigap_view_runs_total", "Runs written to the history's store.", view.runs),
-        ("jigap_view_images_total", "Images of 256 accounts written to the history's store.", view.images),
-        (
-            "jigap_view_wait_microseconds_total",
-            "Time that committing waited for the history: its back-pressure on the write side.",
-            view.waited_us,
-        ),
-    ];
-    for (name, help, value) in view_counters {
-        out.single(name, "counter", help, value);
-    }
     let committed = load(&metrics.committed_sequence);
     let gauges = [
         ("jigap_queue_depth", "Commands waiting.", load(&metrics.queue_depth)),
@@ -133,16 +121,6 @@ fn event_sourced(out: &mut Exposition, node: &Node) {
             "jigap_checkpoint_lag_events",
             "Events that a restart replays.",
             committed.saturating_sub(load(&metrics.checkpoint_sequence)),
-        ),
-        (
-            "jigap_view_lag_events",
-            "Events not yet in the history.",
-            committed.saturating_sub(view.position.0),
-        ),
-        (
-            "jigap_view_unstored_events",
-            "Events in the history's memory, which a restart reads again.",
-            view.position.0 - view.stored.0.min(view.position.0),
         ),
         (
             "jigap_checkpoint_pause_microseconds_max",
@@ -168,6 +146,9 @@ fn event_sourced(out: &mut Exposition, node: &Node) {
     for (name, help, value) in gauges {
         out.single(name, "gauge", help, value);
     }
+    if let Some(history) = &node.read_side.kept {
+        view(out, &history.status(), committed);
+    }
     if let Some(webhooks) = &node.webhooks {
         webhooks.metrics(out);
     }
@@ -176,6 +157,27 @@ fn event_sourced(out: &mut Exposition, node: &Node) {
     }
     out.histogram("jigap_batch_commands", "Commands per journal frame.", &metrics.batch_commands);
     out.histogram("jigap_journal_sync_microseconds", "Time until a frame is durable.", &metrics.sync_us);
+}
+
+fn view(out: &mut Exposition, view: &HistoryStatus, committed: u64) {
+    let lag = committed.saturating_sub(view.position.0);
+    let unstored = view.position.0 - view.stored.0.min(view.position.0);
+    let waited_help = "Time that committing waited for the history: its back-pressure on the write side.";
+    out.single("jigap_view_lag_events", "gauge", "Events not yet in the history.", lag);
+    out.single(
+        "jigap_view_unstored_events",
+        "gauge",
+        "Events in the history's memory, which a restart reads again.",
+        unstored,
+    );
+    out.single("jigap_view_runs_total", "counter", "Runs written to the history's store.", view.runs);
+    out.single(
+        "jigap_view_images_total",
+        "counter",
+        "Images of 256 accounts written to the history's store.",
+        view.images,
+    );
+    out.single("jigap_view_wait_microseconds_total", "counter", waited_help, view.waited_us);
 }
 
 fn archive(out: &mut Exposition, metrics: &ArchiveMetrics, committed: u64) {

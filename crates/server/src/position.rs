@@ -1,11 +1,13 @@
-//! Waiting until the read side has reached a position, without a thread for each who waits.
+//! The position of the read side, and waiting until it is reached, without a thread for each who waits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use api::{Code, Problem};
 use ledger::Sequence;
+use shards::partition::Partition;
 use tokio::sync::oneshot;
 use views::History;
 
@@ -13,6 +15,33 @@ use views::History;
 const WAITING_MAX: usize = 16_384;
 /// How long the thread waits for the read side before it looks whether anybody still waits.
 const IDLE: Duration = Duration::from_millis(50);
+
+/// What answers about the past: the history, which follows the journal, unless none is kept.
+#[derive(Clone)]
+pub(crate) struct ReadSide {
+    pub(crate) partition: Partition,
+    pub(crate) kept: Option<Arc<History>>,
+}
+
+impl ReadSide {
+    /// The last event that queries see.
+    pub(crate) fn position(&self) -> Sequence {
+        self.kept.as_ref().map_or_else(|| self.partition.committed(), |history| history.position())
+    }
+
+    fn wait_for(&self, sequence: Sequence, patience: Duration) {
+        match &self.kept {
+            Some(history) => history.wait_for(sequence, patience),
+            None => self.partition.wait_for_committed(sequence, patience),
+        };
+    }
+
+    /// The history, or why there is none.
+    pub(crate) fn history(&self) -> Result<Arc<History>, Problem> {
+        let off = "this wallet keeps no history: it is switched off by the setting history";
+        self.kept.clone().ok_or_else(|| Problem::new(Code::NotImplemented, off))
+    }
+}
 
 /// The position of the read side, for tasks that wait. One thread follows it, and only while somebody waits; it ends when this is
 /// dropped.
@@ -32,10 +61,10 @@ pub(crate) enum Unreached {
 
 impl Positions {
     /// Starts the thread.
-    pub(crate) fn start(history: &Arc<History>) -> std::io::Result<Positions> {
+    pub(crate) fn start(read_side: ReadSide) -> std::io::Result<Positions> {
         let waiting = Arc::new(Waiting::default());
-        let (of_thread, history) = (Arc::clone(&waiting), Arc::clone(history));
-        let follow = move || follow(&history, &of_thread);
+        let of_thread = Arc::clone(&waiting);
+        let follow = move || follow(&read_side, &of_thread);
         let thread = std::thread::Builder::new().name("jigap-positions".into()).spawn(follow)?;
         Ok(Positions { waiting, thread: Some(thread) })
     }
@@ -58,11 +87,11 @@ impl Drop for Positions {
     }
 }
 
-fn follow(history: &History, waiting: &Waiting) {
+fn follow(read_side: &ReadSide, waiting: &Waiting) {
     while waiting.is_wanted() {
-        let position = history.position();
+        let position = read_side.position();
         waiting.reached(position);
-        history.wait_for(position.next(), IDLE);
+        read_side.wait_for(position.next(), IDLE);
     }
 }
 

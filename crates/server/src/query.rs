@@ -228,7 +228,7 @@ pub(crate) fn position(
 /// Waits until the read side has seen what the client has seen.
 pub(crate) async fn reach_position(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
     let position = position(headers, |partition| partition == node.partition.number())?;
-    let Some(sequence) = position.filter(|sequence| node.history.position() < *sequence) else {
+    let Some(sequence) = position.filter(|sequence| node.read_side.position() < *sequence) else {
         return Ok(());
     };
     let reached = node.positions.reach(sequence, POSITION_PATIENCE).await;
@@ -285,7 +285,7 @@ pub(crate) async fn past_account(
 ) -> Result<AccountView, Problem> {
     // Once this is answered, all events stamped before the request came are in the view.
     let present = account_view(node, account).await?;
-    let history = Arc::clone(&node.history);
+    let history = node.read_side.history()?;
     let number = present.number;
     let found = blocking(move || {
         let Some(moment) = moment(&history, point, now)? else { return Ok(None) };
@@ -318,7 +318,7 @@ fn moment(history: &History, point: Point, now: Timestamp) -> Result<Option<Mome
 }
 
 fn future(node: &Node, point: Point) -> Problem {
-    let last = node.history.position().0;
+    let last = node.read_side.position().0;
     let detail = match point {
         Point::Time(time) => format!("at is {}, which is in the future", api::format_timestamp(time)),
         Point::Sequence(Sequence(at)) => {
@@ -343,7 +343,7 @@ pub(crate) async fn history(
     query: HistoryQuery,
 ) -> Result<(HistoryPage, AccountNames), Problem> {
     let number = account_view(node, account).await?.number;
-    let history = Arc::clone(&node.history);
+    let history = node.read_side.history()?;
     let page = blocking(move || history.history(number, &query)).await?;
     let accounts = page.entries.iter().filter_map(|entry| entry.change.counterparty).collect();
     let names = names(node, accounts).await?;
@@ -395,7 +395,7 @@ pub(crate) async fn past_state(node: &Node, at: Sequence, patience: Duration) ->
         let detail = "another state of the past is being rebuilt, and took too long; ask again";
         return Err(Problem::new(Code::Overloaded, detail));
     };
-    let history = Arc::clone(&node.history);
+    let history = node.read_side.history()?;
     let found = blocking(move || {
         let found = history.state_at(at, deadline);
         // The client may have gone: the turn ends with the work, not with the request.

@@ -17,6 +17,8 @@ pub(super) struct HistoryFeed {
 enum Target {
     Waiting(Vec<Arc<Frame>>),
     History(Arc<History>),
+    /// The history is switched off.
+    Nobody,
 }
 
 impl HistoryFeed {
@@ -24,9 +26,13 @@ impl HistoryFeed {
         HistoryFeed { target: Arc::new(Mutex::new(Target::Waiting(Vec::new()))), on_fatal }
     }
 
-    /// From now on frames go to this history, those that waited first.
-    pub(super) fn begin(&self, history: &Arc<History>) {
+    /// From now on frames go to this history, those that waited first; without one, nowhere.
+    pub(super) fn begin(&self, history: Option<&Arc<History>>) {
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(history) = history else {
+            *target = Target::Nobody;
+            return;
+        };
         if let Target::Waiting(frames) = &*target {
             for frame in frames {
                 self.hand_over(history, frame);
@@ -47,6 +53,7 @@ impl CommitListener for HistoryFeed {
         match &mut *self.target.lock().unwrap_or_else(PoisonError::into_inner) {
             Target::Waiting(frames) => frames.push(Arc::clone(frame)),
             Target::History(history) => self.hand_over(history, frame),
+            Target::Nobody => {}
         }
     }
 }

@@ -294,6 +294,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         doc: "Older snapshots are removed from the archive, never its journal; 0 keeps all",
     },
     Setting {
+        name: "history",
+        value_name: "ON|OFF",
+        unit: "",
+        default: "on",
+        kind: Kind::Choice(&["on", "off"]),
+        scope: Scope::Serve,
+        doc: "Whether the history of every account is kept up, for history, at and at_sequence; off makes writes cheaper. What was \
+              left out is made up for when it is on again, from journal and archive",
+    },
+    Setting {
         name: "history-cache-size",
         value_name: "SIZE",
         unit: "bytes",

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Home, finish};
+use crate::harness::{Home, Wallet, finish};
 
 #[test]
 fn the_lines_to_try_work_as_pasted() {
@@ -56,6 +56,37 @@ fn it_answers_what_it_began_before_it_ends_on_sigterm_and_finds_it_again() {
     drop(wallet);
     let report = home.run(&["journal", "verify"]).expect_code(0).json();
     assert_eq!((&report["verified"], &report["events"]), (&Value::Bool(true), &Value::from(1)));
+}
+
+#[test]
+fn what_a_history_that_was_off_left_out_is_there_once_it_is_on_again() {
+    let home = Home::new();
+    let pay = |wallet: &Wallet, amount: &str| {
+        wallet.ask(&["transfer", "alice", "bob", amount, "USD"]).expect_code(0);
+    };
+    let wallet = home.serve();
+    wallet.open_and_pay();
+    pay(&wallet, "1");
+    wallet.stop();
+
+    let wallet = home.serve_with(&["--history", "off"]);
+    pay(&wallet, "2");
+    let refused = wallet.ask(&["history", "alice"]).expect_code(1);
+    assert!(
+        refused.stderr.contains("not_implemented") && refused.stderr.contains("setting history"),
+        "{refused:?}"
+    );
+    // What stands now is known without it.
+    wallet.ask(&["account", "show", "bob"]).expect_code(0);
+    wallet.stop();
+
+    let wallet = home.serve();
+    pay(&wallet, "3");
+    let history = wallet.ask(&["history", "bob"]).expect_code(0).json();
+    let amounts =
+        history["entries"].as_array().unwrap().iter().map(|entry| entry["amount"].as_str().unwrap());
+    assert_eq!(amounts.collect::<Vec<_>>(), ["3.00", "2.00", "1.00", "12.50"]);
+    wallet.stop();
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Wallet {
                 let free = SocketAddr::from(([127, 0, 0, 1], 0));
                 let config = Config { listen: free, grpc_listen: free, ..config };
                 let server = Server::bind(config).await.expect("it listens");
-                server.ready_handle().ready(serving, history);
+                server.ready_handle().ready(serving, Some(history));
                 let addresses = (server.local_address(), server.grpc_local_address());
                 listening.send(addresses).expect("the test waits");
                 server.serve(async { drop(stopped.await) }).await;
