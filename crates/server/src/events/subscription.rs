@@ -14,10 +14,12 @@ use super::publisher::ReadEventsError;
 use super::recent::DecodedFrame;
 use super::{Form, Shared};
 
-/// Events that one look into the journal collects at most: what a slow subscriber holds in memory.
-const PAST_EVENTS_MAX: usize = 512;
+/// Events that one look into the journal collects at most: what a slow subscriber holds in memory, some 50 KiB. Ten thousand may be slow.
+const PAST_EVENTS_MAX: usize = 64;
 /// Frames that it looks through at most.
 const PAST_FRAMES_MAX: usize = 1024;
+/// How often one look goes on with what has been published meanwhile, so that the next one can be the publisher's. A turn may be long in coming.
+const JOIN_ATTEMPTS_MAX: usize = 16;
 /// How often it is looked at most whether a client that reads nothing is to be dropped.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
@@ -179,21 +181,36 @@ impl Subscription {
     }
 
     async fn catch_up(&mut self) -> Next {
-        let Ok(reading) = self.shared.readers.acquire().await else { return Next::Stopped };
-        let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
-        let form = self.form;
         let room = Room {
             buffer_events: self.limits.buffer_events,
             retained_size_bytes: self.shared.config.retained_size_bytes,
         };
+        // Most who subscribe have seen everything: they need not wait for a turn to read nothing.
+        if self.position >= self.shared.partition.committed() {
+            self.mailbox = self.shared.join(room, self.position, self.account);
+            if self.mailbox.is_some() {
+                return Next::Position;
+            }
+        }
+        let Ok(reading) = self.shared.readers.acquire().await else { return Next::Stopped };
+        let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
+        let form = self.form;
         let read = tokio::task::spawn_blocking(move || {
-            let past = shared.read_past(after, account)?;
+            let mut past = Past { events: Vec::new(), position: after, is_all: false };
+            let mut joined = None;
+            for _ in 0..JOIN_ATTEMPTS_MAX {
+                shared.read_past(&mut past, account)?;
+                if !past.is_all {
+                    break;
+                }
+                joined = shared.join(room, past.position, account);
+                if joined.is_some() {
+                    break;
+                }
+            }
             if !past.events.is_empty() && !shared.names.learn(&past.events) {
                 return Err(ReadEventsError::Stopping);
             }
-            let membership = || Membership(Arc::new(Mailbox::new(room)));
-            let joins = |joined: &Membership| shared.registry.join(&joined.0, past.position, account);
-            let joined = past.is_all.then(membership).filter(joins);
             let block = Block::new(shared.partition.number(), past.events, 0);
             if form == Form::Text {
                 block.encode(&shared.names);
@@ -228,11 +245,17 @@ impl Drop for Subscription {
 }
 
 impl Shared {
-    /// The next events of the journal that are wanted. Blocks on the disk.
-    fn read_past(&self, after: Sequence, account: Option<AccountNumber>) -> Result<Past, ReadEventsError> {
+    /// Makes it live, unless the publisher is further already.
+    fn join(&self, room: Room, after: Sequence, account: Option<AccountNumber>) -> Option<Membership> {
+        let membership = Membership(Arc::new(Mailbox::new(room)));
+        self.registry.join(&membership.0, after, account).then_some(membership)
+    }
+
+    /// Adds the next events of the journal that are wanted. Blocks on the disk.
+    fn read_past(&self, past: &mut Past, account: Option<AccountNumber>) -> Result<(), ReadEventsError> {
         let reader = self.partition.reader();
         let committed = self.partition.committed();
-        let mut past = Past { events: Vec::new(), position: after, is_all: false };
+        past.is_all = false;
         // The frames from here on, while they are read from the journal.
         let mut frames = None;
         for _ in 0..PAST_FRAMES_MAX {
@@ -240,14 +263,14 @@ impl Shared {
             if let Some(frame) = self.recent.containing(next) {
                 frames = None;
                 if !past.take(&frame, account) {
-                    return Ok(past);
+                    return Ok(());
                 }
                 continue;
             }
             if frames.is_none() {
                 let Some(first) = reader.frame_containing(journal::Sequence(next.0))? else {
                     past.is_all = true;
-                    return Ok(past);
+                    return Ok(());
                 };
                 frames = Some(reader.frames_from(first.index()));
             }
@@ -257,18 +280,18 @@ impl Shared {
                 |frame: &Arc<Frame>| frame.sequence_count() == 0 || last_of(frame) <= committed;
             let Some(frame) = read.filter(is_committed) else {
                 past.is_all = true;
-                return Ok(past);
+                return Ok(());
             };
             if frame.sequence_count() > 0 && last_of(&frame) >= next {
                 let damaged = |error| ReadEventsError::Body { after: past.position.0, error };
                 let frame = Arc::new(DecodedFrame::decode(&frame).map_err(damaged)?);
                 self.recent.keep(&frame);
                 if !past.take(&frame, account) {
-                    return Ok(past);
+                    return Ok(());
                 }
             }
         }
-        Ok(past)
+        Ok(())
     }
 }
 
