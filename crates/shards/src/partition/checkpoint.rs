@@ -12,6 +12,7 @@ use ledger::{AccountDetails, AccountNumber, Currency, TransactionId};
 use storage::store::{Change, Groups, StateStore, StoreError};
 
 use super::commit::Committed;
+use super::id_filter::IdFilter;
 use super::id_index::{IdSeed, SealedWindow};
 use super::layout::{self, ACCOUNTS_PER_PAGE, BalancePage, CheckpointPosition, PackedId};
 use super::metrics::Metrics;
@@ -23,16 +24,24 @@ const SPARE_WINDOWS: usize = 3;
 pub(super) struct CheckpointBuilder {
     pub(super) store: Arc<dyn StateStore>,
     pub(super) seed: IdSeed,
+    /// Of every id in the store. The state thread looks ids up in it meanwhile.
+    pub(super) filter: Arc<IdFilter>,
     /// Where a window's changes and ids are grouped: memory that is used again.
     pub(super) memory: GroupMemory,
     /// Takes empty windows to the state thread, which would be held up by making or emptying them.
     pub(super) spare: Sender<Window>,
     /// How many events a window is for.
     pub(super) run_events: usize,
-    /// Windows that the state thread may still look into.
-    pub(super) used: Vec<Arc<SealedWindow>>,
+    /// What the state thread may still look into.
+    pub(super) used: Used,
     pub(super) committed: Arc<Committed>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+pub(super) struct Used {
+    windows: Vec<Arc<SealedWindow>>,
+    filters: Vec<Arc<IdFilter>>,
 }
 
 #[derive(Default)]
@@ -54,16 +63,17 @@ impl CheckpointBuilder {
             }
             self.recycle();
             self.ingest(&sealed)?;
-            self.used.push(sealed);
+            self.used.windows.push(sealed);
             self.store.wait_for_compaction()?;
         }
         Ok(())
     }
 
-    /// Makes windows empty that the state thread no longer looks into.
+    /// Makes windows empty, and frees filters, that the state thread no longer looks into.
     fn recycle(&mut self) {
+        self.used.filters.retain(|filter| Arc::strong_count(filter) > 1);
         let unused = |sealed: &mut Arc<SealedWindow>| Arc::strong_count(sealed) == 1;
-        let unused: Vec<_> = self.used.extract_if(.., unused).collect();
+        let unused: Vec<_> = self.used.windows.extract_if(.., unused).collect();
         for sealed in unused.into_iter().filter_map(Arc::into_inner) {
             self.give(sealed.window.emptied());
         }
@@ -77,6 +87,10 @@ impl CheckpointBuilder {
     fn ingest(&mut self, sealed: &SealedWindow) -> Result<(), StoreError> {
         let started = Instant::now();
         let window = &sealed.window;
+        while self.filter.is_full_with(window.entries.len() as u64) {
+            let doubled = Arc::new(self.filter.doubled());
+            self.used.filters.push(std::mem::replace(&mut self.filter, doubled));
+        }
         let seed = self.seed;
         let GroupMemory { changes, ids } = std::mem::take(&mut self.memory);
         let pages = Groups::of(&window.changes, changes, |change| page_of(change.account), |change| *change);
@@ -101,7 +115,11 @@ impl CheckpointBuilder {
             let change = hold.map_or(Change::Delete, |hold| Change::Put(layout::encode_hold(&hold)));
             Ok((layout::hold_key(*hold_id), change))
         });
+        let filter = self.filter.as_ref();
         let ids = buckets.iter().map(|(bucket, ids)| {
+            let hashes = ids.iter().map(|id| seed.hash(layout::packed_id(id)));
+            hashes.clone().for_each(|hash| filter.prefetch(hash));
+            hashes.for_each(|hash| filter.insert(hash));
             let key = layout::ids_key(bucket as u16, window.last_sequence);
             Ok((key, Change::Put(layout::id_block(window.last_sequence, ids))))
         });
@@ -111,7 +129,7 @@ impl CheckpointBuilder {
         store.ingest_from(window.last_sequence.0, &mut changes)?;
         drop(changes);
         self.memory = GroupMemory { changes: pages.into_memory(), ids: buckets.into_memory() };
-        sealed.ingested.store(true, Ordering::Release);
+        sealed.ingested.set(Arc::clone(&self.filter)).expect("a window is ingested once");
         let sequence = window.last_sequence.0;
         self.metrics.checkpoint_sequence.store(sequence, Ordering::Relaxed);
         let write_ms = started.elapsed().as_millis() as u64;

@@ -262,9 +262,11 @@ impl Engine {
             let hash = self.ids.hash(transfer.transaction_id);
             match self.execute_transfer(&transfer, hash, &mut answer) {
                 Err(Halt::Away) => still_away.push((place, transfer)),
-                executed => executed?,
+                executed => {
+                    executed?;
+                    answers[place] = answer.pop().expect("what was executed has an answer");
+                }
             }
-            answers[place] = answer.pop().unwrap_or(answers[place]);
         }
         Ok(still_away)
     }
@@ -336,8 +338,8 @@ impl Engine {
         }
     }
 
-    /// Executes a transfer and adds its answer. An answer that were handed back would be put together from bytes that were just written in
-    /// other pieces: for such bytes a processor waits until all that was written before has left for the cache.
+    /// Executes a transfer and adds its answer. Handed back as a value, the answer would be put together from bytes that were just written
+    /// in other pieces: for such bytes a processor waits until all that was written before has left for the cache.
     fn execute_transfer(
         &mut self,
         transfer: &Transfer,

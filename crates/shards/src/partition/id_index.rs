@@ -1,11 +1,10 @@
 //! Every transaction_id ever used, and the events about it: exactly once rests on this.
 //!
-//! Look-ups go from cheap to dear: a filter over all ids says "never used" for nearly every one; for the others it names the *runs* that
-//! may have them: windows that are not in the store yet, or runs of the store's permanent index. Only those are looked into, so that
-//! neither a false alarm nor a repeat becomes dearer as the ledger grows.
+//! Look-ups go from cheap to dear: filters say "never used" for nearly every id; then the windows not yet in the store; then the
+//! store's permanent index. Each window has a filter of its own, small enough for the processor's cache. When the checkpoint's
+//! builder has the window in the store, it has its ids in the permanent filter as well: the state thread inserts nothing there.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::Receiver;
 use ledger::{Sequence, TransactionId};
@@ -15,56 +14,23 @@ use super::id_filter::IdFilter;
 use super::layout;
 use super::window::Window;
 
-/// A run's number, as far as the filter notes it.
-pub(super) type RunTag = u8;
-
 /// A full window on its way into the store.
 #[derive(Debug)]
 pub(super) struct SealedWindow {
     pub(super) window: Window,
-    /// True once the store holds the window's ids: from then on it answers for them.
-    pub(super) ingested: AtomicBool,
+    /// The permanent filter, set once it and the store hold the window's ids: from then on they answer for it.
+    pub(super) ingested: OnceLock<Arc<IdFilter>>,
 }
 
 pub(super) struct IdIndex {
     seed: IdSeed,
-    stored: StoredIds,
+    /// Of every id in the store.
+    filter: Arc<IdFilter>,
     pub(super) current: Window,
     sealed: Vec<Arc<SealedWindow>>,
     /// Empty windows, as the checkpoint's builder has them ready.
     spare: Receiver<Window>,
     store: Arc<dyn StateStore>,
-}
-
-/// What is in memory of ids in the store, and of those on their way to it.
-#[derive(Debug)]
-pub(super) struct StoredIds {
-    filter: IdFilter,
-    /// The last sequence of every run, by number. A run is what became of a window, and the current window is the next one.
-    run_ends: Vec<Sequence>,
-}
-
-impl StoredIds {
-    /// For a ledger that has so many ids, to be inserted now, and more to come.
-    pub(super) fn of_ledger(ids: u64) -> StoredIds {
-        StoredIds { filter: IdFilter::of_ledger(ids), run_ends: Vec::new() }
-    }
-
-    /// Adds a run that ends with this sequence; its number.
-    pub(super) fn add_run(&mut self, end: Sequence) -> usize {
-        self.run_ends.push(end);
-        self.run_ends.len() - 1
-    }
-
-    pub(super) fn insert(&mut self, hash: u64, run: usize) {
-        self.filter.insert(hash, run as RunTag);
-    }
-
-    /// The numbers of runs that may have the id, the next one included.
-    fn runs_of(&self, hash: u64) -> impl Iterator<Item = usize> {
-        let tags = self.filter.tags(hash).into_iter().map(usize::from);
-        tags.flat_map(|tag| (tag..=self.run_ends.len()).step_by(1 + usize::from(RunTag::MAX)))
-    }
 }
 
 /// Drawn at random for each data directory, so that nobody can choose ids that collide.
@@ -87,49 +53,55 @@ impl IdSeed {
 impl IdIndex {
     pub(super) fn new(
         seed: IdSeed,
-        stored: StoredIds,
+        filter: Arc<IdFilter>,
         current: Window,
         spare: Receiver<Window>,
         store: Arc<dyn StateStore>,
     ) -> IdIndex {
-        IdIndex { seed, stored, current, sealed: Vec::new(), spare, store }
+        IdIndex { seed, filter, current, sealed: Vec::new(), spare, store }
     }
 
     pub(super) fn hash(&self, id: TransactionId) -> u64 {
         self.seed.hash(id)
     }
 
-    /// Asks for the cache line that looking up and inserting an id with this hash will need.
+    /// Asks for the cache lines that looking up and inserting an id with this hash will need.
     pub(super) fn prefetch(&self, hash: u64) {
-        self.stored.filter.prefetch(hash);
+        self.filter.prefetch(hash);
+        self.current.filter.prefetch(hash);
+        self.sealed.iter().for_each(|sealed| sealed.window.filter.prefetch(hash));
     }
 
     /// False: the id was never used.
     pub(super) fn may_contain(&self, hash: u64) -> bool {
-        self.stored.filter.may_contain(hash)
+        self.current.filter.may_contain(hash)
+            || self.filter.may_contain(hash)
+            || self.sealed.iter().any(|sealed| sealed.window.filter.may_contain(hash))
     }
 
     /// The sequences of every event about the id, ascending.
     pub(super) fn find(&self, id: TransactionId) -> Result<Vec<Sequence>, StoreError> {
         let hash = self.hash(id);
-        let mut sequences = Vec::new();
-        for run in self.stored.runs_of(hash) {
-            let Some(end) = self.stored.run_ends.get(run) else {
-                self.current.find(id, hash, &mut sequences);
-                continue;
-            };
-            match self.sealed.iter().find(|sealed| sealed.window.last_sequence == *end) {
-                Some(sealed) => sealed.window.find(id, hash, &mut sequences),
-                None => layout::find_id_in(self.store.as_ref(), id, hash, *end, &mut sequences)?,
-            }
+        if !self.may_contain(hash) {
+            return Ok(Vec::new());
         }
+        // An id that was used lately is in a window alone, which is far quicker to look into.
+        let mut sequences = match self.filter.may_contain(hash) {
+            true => layout::find_id(self.store.as_ref(), id, hash)?,
+            false => Vec::new(),
+        };
+        for sealed in &self.sealed {
+            sealed.window.find(id, hash, &mut sequences);
+        }
+        self.current.find(id, hash, &mut sequences);
+        // A window that has just been ingested is seen twice.
         sequences.sort_unstable();
+        sequences.dedup();
         Ok(sequences)
     }
 
     /// Notes that the event at `sequence` is about the id.
     pub(super) fn insert(&mut self, id: TransactionId, hash: u64, sequence: Sequence) {
-        self.stored.insert(hash, self.stored.run_ends.len());
         self.current.insert(id, hash, sequence);
     }
 
@@ -138,18 +110,21 @@ impl IdIndex {
         let next = self.spare.try_recv().unwrap_or_else(|_| Window::new(events_max));
         let next = next.after(self.current.last_sequence, self.current.timestamp);
         let window = std::mem::replace(&mut self.current, next);
-        self.stored.add_run(window.last_sequence);
-        let sealed = Arc::new(SealedWindow { window, ingested: AtomicBool::new(false) });
+        let sealed = Arc::new(SealedWindow { window, ingested: OnceLock::new() });
         self.sealed.push(Arc::clone(&sealed));
         sealed
     }
 
-    /// Leaves windows that the store answers for to it.
+    /// Leaves windows that the store and the permanent filter answer for to them.
     pub(super) fn settle(&mut self) {
-        self.sealed.retain(|sealed| !sealed.ingested.load(Ordering::Acquire));
+        let settled = |sealed: &mut Arc<SealedWindow>| sealed.ingested.get().is_some();
+        for sealed in self.sealed.extract_if(.., settled) {
+            self.filter = Arc::clone(sealed.ingested.get().expect("only settled windows were taken"));
+        }
     }
 
     pub(super) fn filter_size_bytes(&self) -> usize {
-        self.stored.filter.size_bytes()
+        let windows = self.sealed.iter().map(|sealed| &sealed.window).chain([&self.current]);
+        self.filter.size_bytes() + windows.map(|window| window.filter.size_bytes()).sum::<usize>()
     }
 }

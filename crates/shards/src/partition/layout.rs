@@ -3,7 +3,6 @@
 //! The store is dear per key and cheap per byte, so many small facts share a key: 256 accounts a page of balances, and the ids
 //! of one run that share the upper 16 bits of their hash a block.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use ledger::{
@@ -12,7 +11,8 @@ use ledger::{
 };
 use storage::store::{Cursor, Entry, StateStore, StoreError};
 
-use super::id_index::{IdSeed, StoredIds};
+use super::id_filter::IdFilter;
+use super::id_index::IdSeed;
 
 pub(super) const ACCOUNTS_PER_PAGE: u32 = 256;
 
@@ -215,36 +215,17 @@ pub(super) fn id_block(run_end: Sequence, ids: &[PackedId]) -> Vec<u8> {
     [&run_end.0.to_le_bytes(), ids.as_flattened()].concat()
 }
 
-/// The sequence that the block's run ends with, and its ids.
-fn decode_block(bytes: &[u8]) -> Option<(Sequence, &[PackedId])> {
-    let mut cursor = Cursor(bytes);
-    let run_end = Sequence(u64::from_le_bytes(cursor.take()?));
-    let (entries, rest) = cursor.0.as_chunks();
-    rest.is_empty().then_some((run_end, entries))
-}
-
 /// The ids of a block with their sequences.
 fn block_entries(bytes: &[u8]) -> Option<impl Iterator<Item = (TransactionId, Sequence)>> {
-    let (run_end, entries) = decode_block(bytes)?;
-    Some(entries.iter().map(move |entry| {
-        let distance = *entry.last_chunk().expect("an entry ends with 4 bytes");
-        (packed_id(entry), Sequence(run_end.0 - u64::from(u32::from_le_bytes(distance))))
-    }))
-}
-
-/// Appends the sequences of all events about an id that are in the run with this end.
-pub(super) fn find_id_in(
-    store: &dyn StateStore,
-    id: TransactionId,
-    hash: u64,
-    run_end: Sequence,
-    sequences: &mut Vec<Sequence>,
-) -> Result<(), StoreError> {
-    let key = ids_key(id_bucket(hash), run_end);
-    let Some(block) = store.get(&key)? else { return Ok(()) };
-    let entries = block_entries(&block).ok_or_else(|| damaged(&key))?;
-    sequences.extend(entries.filter(|(other, _)| *other == id).map(|(_, sequence)| sequence));
-    Ok(())
+    let mut cursor = Cursor(bytes);
+    let run_end = u64::from_le_bytes(cursor.take()?);
+    let (entries, rest) = cursor.0.as_chunks::<ID_ENTRY_SIZE_BYTES>();
+    rest.is_empty().then(|| {
+        entries.iter().map(move |entry| {
+            let distance = *entry.last_chunk().expect("an entry ends with 4 bytes");
+            (packed_id(entry), Sequence(run_end - u64::from(u32::from_le_bytes(distance))))
+        })
+    })
 }
 
 /// The sequences of all events about an id that the store knows, ascending.
@@ -426,20 +407,17 @@ pub(super) fn for_each_id(
     Ok(())
 }
 
-/// Reads the permanent index.
-pub(super) fn load_ids(
+/// Builds the filter anew from the permanent index.
+pub(super) fn load_filter(
     store: &dyn StateStore,
     position: &CheckpointPosition,
-) -> Result<StoredIds, StoreError> {
-    let mut stored = StoredIds::of_ledger(position.ids);
-    let mut runs = HashMap::new();
-    for entry in store.scan(&[IDS], &[IDS + 1]) {
-        let (key, block) = entry?;
-        let (run_end, ids) = decode_block(&block).ok_or_else(|| damaged(&key))?;
-        let run = *runs.entry(run_end).or_insert_with(|| stored.add_run(run_end));
-        ids.iter().for_each(|id| stored.insert(position.seed.hash(packed_id(id)), run));
-    }
-    Ok(stored)
+) -> Result<IdFilter, StoreError> {
+    let filter = IdFilter::of_ledger(position.ids);
+    for_each_id(store, |id, _| {
+        filter.insert(position.seed.hash(id));
+        ControlFlow::Continue(())
+    })?;
+    Ok(filter)
 }
 
 pub(super) fn damaged(key: &[u8]) -> StoreError {

@@ -16,10 +16,11 @@ use storage::journal::{self, DiskKind, Frame, Journal, ReadError, Reader, Term};
 use storage::store::{self, StateStore, StoreError, StoreOptions};
 
 use super::away::{Fetched, Fetcher};
-use super::checkpoint::{CheckpointBuilder, GroupMemory};
+use super::checkpoint::{CheckpointBuilder, GroupMemory, Used};
 use super::commit::Committed;
 use super::engine::{Batch, Engine};
-use super::id_index::{IdIndex, IdSeed, StoredIds};
+use super::id_filter::IdFilter;
+use super::id_index::{IdIndex, IdSeed};
 use super::layout;
 use super::metrics::Metrics;
 use super::replay::for_each_frame;
@@ -142,11 +143,13 @@ pub(super) fn open(
     };
     let (checkpoints, windows) = bounded(WINDOWS_WAITING_MAX);
     let (spare_sender, spare) = unbounded();
+    let filter = Arc::new(loaded.filter);
     let mut builder = CheckpointBuilder {
+        filter: Arc::clone(&filter),
         memory: GroupMemory::default(),
         spare: spare_sender,
         run_events: options.run_events,
-        used: Vec::new(),
+        used: Used::default(),
         store: Arc::clone(&store),
         seed: loaded.seed,
         committed: Arc::clone(&committed),
@@ -209,7 +212,7 @@ pub(super) fn open(
     threads.push(spawn("jigap-past", move || fetcher.run(&waiting))?);
     let mut engine = Engine {
         term: journal.last().map_or(Term(1), |frame| frame.term),
-        ids: IdIndex::new(loaded.seed, loaded.ids, window, spare, store),
+        ids: IdIndex::new(loaded.seed, filter, window, spare, store),
         state: loaded.state,
         journal,
         reader: reader.local(),
@@ -325,22 +328,22 @@ fn open_journal(
 
 struct Loaded {
     state: State,
-    ids: StoredIds,
+    filter: IdFilter,
     seed: IdSeed,
 }
 
-/// The accounts and the ids are read at the same time: each keeps one core busy.
+/// The accounts and the id filter are read at the same time: each keeps one core busy.
 fn load_checkpoint(store: &Arc<dyn StateStore>) -> Result<Loaded, OpenError> {
     let Some(position) = layout::load_position(store.as_ref())? else {
         let seed = IdSeed(RandomState::new().hash_one("transaction ids"));
-        return Ok(Loaded { state: State::new(), ids: StoredIds::of_ledger(0), seed });
+        return Ok(Loaded { state: State::new(), filter: IdFilter::of_ledger(0), seed });
     };
-    let (state, ids) = thread::scope(|scope| {
-        let ids = scope.spawn(|| layout::load_ids(store.as_ref(), &position));
+    let (state, filter) = thread::scope(|scope| {
+        let filter = scope.spawn(|| layout::load_filter(store.as_ref(), &position));
         let state = layout::load_state(store.as_ref(), &position);
-        (state, ids.join().expect("reading the id index does not panic"))
+        (state, filter.join().expect("reading the id index does not panic"))
     });
-    Ok(Loaded { state: state?, ids: ids?, seed: position.seed })
+    Ok(Loaded { state: state?, filter: filter?, seed: position.seed })
 }
 
 /// Applies what the journal holds after the checkpoint.

@@ -13,7 +13,7 @@ use storage::journal::{FrameIndex, Reader};
 use storage::store::{self, StateStore, StoreError};
 
 use super::id_filter::IdFilter;
-use super::id_index::{IdSeed, RunTag};
+use super::id_index::IdSeed;
 use super::layout::{self, CheckpointPosition};
 use super::past::{self, PastError};
 use super::recovery::{state_directory, store_options};
@@ -234,7 +234,10 @@ impl<'recorded> SeenIds<'recorded> {
 
     /// The event is about this id.
     fn note(&mut self, hash: u64, id: TransactionId, sequence: Sequence) {
-        self.filter.insert(hash, RunTag::default());
+        if self.filter.is_full_with(1) {
+            self.filter = self.filter.doubled();
+        }
+        self.filter.insert(hash);
         if sequence <= self.checkpoint {
             self.sum.add(hash, id, sequence);
         } else {

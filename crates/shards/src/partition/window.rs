@@ -8,6 +8,8 @@ use ledger::{
     Timestamp, TransactionId,
 };
 
+use super::id_filter::IdFilter;
+
 /// One use of a transaction_id. 24 bytes: a `u128` would align to 32.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IdEntry {
@@ -56,6 +58,8 @@ pub(super) struct Window {
     pub(super) last_sequence: Sequence,
     pub(super) timestamp: Timestamp,
     pub(super) entries: Vec<IdEntry>,
+    /// Of the ids of all entries.
+    pub(super) filter: IdFilter,
     /// One small open-addressing table for every [`BLOCK`] of entries: the index of an entry within the block plus one; 0 is empty.
     /// Insertions go to the newest only, which stays in the cache; a look-up, which is rare, probes them all.
     tables: Vec<[u16; TABLE_SLOTS]>,
@@ -71,6 +75,7 @@ impl Window {
             timestamp: Timestamp::from_micros(0),
             // Reserved at once: growing by halves would move tens of megabytes on the state thread.
             entries: Vec::with_capacity(events_max + FRAME_ENTRIES_MAX),
+            filter: IdFilter::with_room_for((events_max + FRAME_ENTRIES_MAX) as u64),
             tables: Vec::with_capacity((events_max + FRAME_ENTRIES_MAX) / BLOCK + 1),
             changes: Vec::with_capacity(2 * events_max + FRAME_ENTRIES_MAX),
             rare: Vec::new(),
@@ -85,6 +90,7 @@ impl Window {
     /// The window emptied. Its memory is used again: fresh pages would have to be faulted in.
     pub(super) fn emptied(mut self) -> Window {
         self.entries.clear();
+        self.filter.clear();
         self.tables.clear();
         self.changes.clear();
         self.rare.clear();
@@ -135,6 +141,7 @@ impl Window {
     }
 
     pub(super) fn insert(&mut self, id: TransactionId, hash: u64, sequence: Sequence) {
+        self.filter.insert(hash);
         if self.entries.len().is_multiple_of(BLOCK) {
             self.tables.push([0; TABLE_SLOTS]);
         }
@@ -147,8 +154,11 @@ impl Window {
         table[at] = ((self.entries.len() - 1) % BLOCK + 1) as u16;
     }
 
-    /// Appends the sequences of every use of the id. Looks into a table for every [`BLOCK`] of entries.
+    /// Appends the sequences of every use of the id.
     pub(super) fn find(&self, id: TransactionId, hash: u64, sequences: &mut Vec<Sequence>) {
+        if !self.filter.may_contain(hash) {
+            return;
+        }
         for (table, entries) in self.tables.iter().zip(self.entries.chunks(BLOCK)) {
             let mut at = home(hash);
             while table[at] != 0 {
