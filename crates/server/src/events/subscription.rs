@@ -14,8 +14,10 @@ use super::publisher::ReadEventsError;
 use super::recent::DecodedFrame;
 use super::{Form, Shared};
 
-/// Events that one look into the journal collects at most: what a slow subscriber holds in memory, some 50 KiB. Ten thousand may be slow.
-const PAST_EVENTS_MAX: usize = 64;
+/// Events that one look into the journal collects at most: what a slow subscriber holds in memory.
+const PAST_EVENTS_MAX: usize = 512;
+/// The same as text, which takes some 50 KiB: ten thousand may be slow.
+const PAST_TEXTS_MAX: usize = 64;
 /// Frames that it looks through at most.
 const PAST_FRAMES_MAX: usize = 1024;
 /// How often one look goes on with what has been published meanwhile, so that the next one can be the publisher's. A turn may be long in coming.
@@ -79,6 +81,7 @@ pub(crate) enum NoRoom {
 /// What the journal has.
 struct Past {
     events: Vec<StreamEvent>,
+    events_max: usize,
     position: Sequence,
     /// Everything durable was seen.
     is_all: bool,
@@ -196,7 +199,8 @@ impl Subscription {
         let (shared, account, after) = (Arc::clone(&self.shared), self.account, self.position);
         let form = self.form;
         let read = tokio::task::spawn_blocking(move || {
-            let mut past = Past { events: Vec::new(), position: after, is_all: false };
+            let events_max = if form == Form::Text { PAST_TEXTS_MAX } else { PAST_EVENTS_MAX };
+            let mut past = Past { events: Vec::new(), events_max, position: after, is_all: false };
             let mut joined = None;
             for _ in 0..JOIN_ATTEMPTS_MAX {
                 shared.read_past(&mut past, account)?;
@@ -301,7 +305,7 @@ impl Past {
         for event in frame.wanted(self.position, account) {
             self.position = event.record.sequence;
             self.events.push(event.clone());
-            if self.events.len() == PAST_EVENTS_MAX {
+            if self.events.len() == self.events_max {
                 return false;
             }
         }
