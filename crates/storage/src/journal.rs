@@ -58,7 +58,7 @@ pub use frame::{
 };
 pub use position::{FrameHash, FrameIndex, Sequence, Term};
 pub use queue::{InFlight, OnDurable, OnFatal};
-pub use reader::{FramesFrom, Reader, ReleasedFrames};
+pub use reader::{FramesFrom, Reader, ReleasedFrames, Segment};
 pub use recovery::Recovered;
 
 use appender::Preparation;

@@ -258,6 +258,20 @@ impl Objects {
         })
     }
 
+    /// Whether [`Objects::link`] can work.
+    pub fn links_files(&self) -> bool {
+        matches!(self.inner.kind, Kind::Directory(_))
+    }
+
+    /// Makes a durable file that never changes an object, by a second name: false where the store cannot do that, because it is no
+    /// directory or is on another file system.
+    pub fn link(&self, path: &str, file: &std::path::Path) -> Result<bool, ObjectError> {
+        match &self.inner.kind {
+            Kind::Directory(directory) => self.call("write", path, directory.link(path, file)),
+            _ => Ok(false),
+        }
+    }
+
     /// Whether the object has exactly this content where it is kept, whatever a cache of this machine says.
     pub fn holds(&self, path: &str, content: &Bytes) -> Result<bool, ObjectError> {
         match &self.inner.kind {

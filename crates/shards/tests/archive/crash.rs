@@ -1,4 +1,4 @@
-//! kill -9 while segments seal, parcels and snapshots are uploaded and segments released, and while a restore runs: the directory
+//! kill -9 while segments seal, parcels and snapshots are uploaded, segments linked and released, and while a restore runs: the directory
 //! opens, the archive holds together, and a restore repeats the state. `JIGAP_ARCHIVE_KILLS` sets how many kills,
 //! `JIGAP_ARCHIVE_SEED` repeats a failure.
 
@@ -7,10 +7,10 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use shards::partition::{Extent, Moment, Partition, RestoreOptions, Source, restore, verify};
+use shards::partition::{Extent, Moment, Options, Partition, RestoreOptions, Source, restore, verify};
 use storage::objects::{Objects, Purpose};
 
-use crate::scene::{batch, open, options, set_up};
+use crate::scene::{batch_of, open, options, set_up};
 
 const CHILD: &str = "JIGAP_ARCHIVE_CHILD";
 const CHILD_DIRECTORY: &str = "JIGAP_ARCHIVE_CHILD_DIRECTORY";
@@ -18,28 +18,47 @@ const CHILD_ROUND: &str = "JIGAP_ARCHIVE_CHILD_ROUND";
 const KILLS: u64 = 40;
 /// Rounds of transfers that no child ever reaches the end of.
 const ROUND_SIZE: u64 = 10_000;
+/// Transfers of a batch, in turn by round: few fill a segment with padding, which is packed; many make one that becomes an object.
+const TRANSFERS: [u64; 2] = [40, 1_000];
+const SEGMENT_SIZE_BYTES: u64 = 1 << 20;
+/// A checkpoint for some batches of many transfers.
+const RUN_EVENTS: usize = 5_000;
+/// How long a child lives at least: in the rounds of many transfers until the archiver has looked for segments twice.
+const ALIVE_US: [u64; 2] = [20_000, 250_000];
 
 fn objects(directory: &Path) -> Objects {
     let url = format!("file://{}", directory.join("archive").display());
     Objects::open(&url, Purpose::Write).expect("a directory")
 }
 
-fn open_archived(directory: &Path) -> Partition {
-    open(options(&directory.join("data"), objects(directory)))
+fn options_in(directory: &Path, data: &str) -> Options {
+    let mut options = options(&directory.join(data), objects(directory));
+    options.segment_size_bytes = SEGMENT_SIZE_BYTES;
+    options.run_events = RUN_EVENTS;
+    // Longer than a child lives: a part of a segment is packed only when a snapshot needs it.
+    options.archive.as_mut().expect("it has one").interval = Duration::from_secs(1);
+    options
 }
 
-/// What the child does until it is killed: transfers, and snapshots from a second thread.
+fn open_archived(directory: &Path) -> Partition {
+    open(options_in(directory, "data"))
+}
+
+/// What the child does until it is killed: transfers, in every other round with snapshots from a second thread. A snapshot has the
+/// journal archived up to its end, so that hardly a segment is left whole.
 fn load(directory: &Path, round: u64) {
     let partition = open_archived(directory);
-    let of_snapshots = partition.clone();
-    std::thread::spawn(move || {
-        loop {
-            of_snapshots.snapshot().expect("the store is well");
-        }
-    });
+    if round.is_multiple_of(2) {
+        let of_snapshots = partition.clone();
+        std::thread::spawn(move || {
+            loop {
+                of_snapshots.snapshot().expect("the store is well");
+            }
+        });
+    }
     for number in 0..ROUND_SIZE {
         let (sender, answers) = mpsc::channel();
-        let transfers = batch(round * ROUND_SIZE + number);
+        let transfers = batch_of(round * ROUND_SIZE + number, TRANSFERS[(round % 2) as usize]);
         partition
             .submit_transfers(transfers, move |answers| drop(sender.send(answers)))
             .expect("there is room");
@@ -48,7 +67,7 @@ fn load(directory: &Path, round: u64) {
 }
 
 fn restore_options(directory: &Path, to: &str) -> RestoreOptions {
-    let partition = options(&directory.join(to), objects(directory));
+    let partition = options_in(directory, to);
     let source = Source::Archive { objects: objects(directory), partition: 0 };
     RestoreOptions { source, moment: Moment::Latest, extent: Extent::AfterSnapshot, partition }
 }
@@ -100,7 +119,7 @@ fn the_archive_survives_kill_9() {
     for round in 1..=kills {
         let loaded = child("load", directory, round);
         assert!(
-            kill_after(loaded, Duration::from_micros(20_000 + below(200_000))),
+            kill_after(loaded, Duration::from_micros(ALIVE_US[(round % 2) as usize] + below(200_000))),
             "seed {seed}: the child ended by itself"
         );
         // A restore from what is there, killed as well: the archive is only read.
@@ -124,8 +143,15 @@ fn the_archive_survives_kill_9() {
         );
         assert!(restored.skipped.is_empty(), "seed {seed}, round {round}: {:?}", restored.skipped);
         std::fs::remove_dir_all(directory.join("restored")).expect("removed");
-        let report = verify(&options(&directory.join("data"), objects(directory)), &mut |_, _| {});
+        let report = verify(&options_in(directory, "data"), &mut |_, _| {});
         let report = report.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
         assert_eq!(report.digest, state.digest, "seed {seed}, round {round}");
     }
+    let archived = std::fs::read_dir(directory.join("archive/partition-0/journal")).expect("a directory");
+    let linked = archived.filter(|file| {
+        let file = file.as_ref().expect("it can be listed");
+        file.path().extension().is_some_and(|extension| extension == "segment")
+    });
+    let linked = linked.count();
+    assert!(kills < KILLS || linked > 5, "seed {seed}: {linked} segments became objects");
 }

@@ -52,12 +52,17 @@ pub(crate) fn pay(number: u128, from: u32, to: u32) -> Transfer {
 
 /// The transfers of a round: always the same.
 pub(crate) fn batch(round: u64) -> Vec<Transfer> {
+    batch_of(round, TRANSFERS)
+}
+
+/// So many transfers of a round.
+pub(crate) fn batch_of(round: u64, transfers: u64) -> Vec<Transfer> {
     let transfer = |index: u64| {
         let from = 1 + (round * 7 + index) as u32 % ACCOUNTS;
         let to = 1 + (from + index as u32 % (ACCOUNTS - 1)) % ACCOUNTS;
         pay(u128::from(round << 16 | index), from, if to == from { 1 + to % ACCOUNTS } else { to })
     };
-    (0..TRANSFERS).map(transfer).collect()
+    (0..transfers).map(transfer).collect()
 }
 
 pub(crate) fn options(directory: &Path, objects: Objects) -> Options {

@@ -9,19 +9,23 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::history::{History, Parcel, Stock};
-use super::parcel::{Packer, ParcelName, short};
+use super::parcel::{Packed, Packer, short};
 use super::{ArchiveError, journal_folder};
-use crate::journal::{Frame, FrameIndex, FramesFrom, ReadError, Reader, ReleasedFrames, Releaser, Sequence};
+use crate::journal::{
+    BLOCK_SIZE_BYTES, Frame, FrameIndex, FramesFrom, ReadError, Reader, ReleasedFrames, Releaser, Segment,
+    Sequence,
+};
 use crate::objects::Objects;
 
 /// How often the thread looks for new frames.
 const TICK: Duration = Duration::from_millis(200);
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// A segment becomes an object as it is unless packing it would save more than this part of it.
+const LINKED_SAVING_RATIO: u64 = 8;
 const CURSOR_HEADING: &str = "jigap archive cursor 1";
 
 /// How a journal is archived.
@@ -169,6 +173,7 @@ impl Archiver {
             frames: None,
             ready: false,
             uploaded: Instant::now(),
+            links: options.objects.links_files(),
             live: Arc::clone(&live),
             metrics: Arc::clone(&metrics),
             options,
@@ -229,12 +234,6 @@ impl Drop for Archiver {
     }
 }
 
-struct Pending {
-    name: ParcelName,
-    bytes: Bytes,
-    next_sequence: Sequence,
-}
-
 struct Work {
     options: ArchiverOptions,
     live: Arc<Live>,
@@ -243,7 +242,7 @@ struct Work {
     floor: Box<dyn Fn() -> Sequence + Send>,
     packer: Packer,
     /// Packed, and not yet safely there.
-    pending: Option<Pending>,
+    pending: Option<Packed>,
     /// The first sequence that is not in the archive.
     next_sequence: Sequence,
     /// What comes after the packer's last frame; `None` after a failure.
@@ -251,6 +250,18 @@ struct Work {
     /// Whether the archive was listed, and what is in it read back.
     ready: bool,
     uploaded: Instant,
+    /// Segments may become objects as they are.
+    links: bool,
+}
+
+/// What is done about the next frame.
+enum Next {
+    /// It is packed.
+    Pack,
+    /// Its segment becomes an object when it is sealed.
+    Wait,
+    /// Its segment becomes an object.
+    Link(Segment),
 }
 
 impl Work {
@@ -301,17 +312,12 @@ impl Work {
         self.prepare()?;
         self.upload()?;
         loop {
-            let full = self.pack()?;
-            let due = self.packer.last().is_some() && self.uploaded.elapsed() >= patience;
+            let due = self.uploaded.elapsed() >= patience;
+            let full = self.pack(due)?;
             if !full && !due {
                 break;
             }
-            let next_sequence = self.packer.last().map(|last| last.next_sequence());
-            self.pending = self
-                .packer
-                .finish()
-                .zip(next_sequence)
-                .map(|((name, bytes), next_sequence)| Pending { name, bytes: bytes.into(), next_sequence });
+            self.pending = self.packer.finish();
             self.upload()?;
             if !full {
                 break;
@@ -343,17 +349,21 @@ impl Work {
         Ok(())
     }
 
-    /// Takes durable frames in; true when the parcel is full.
-    fn pack(&mut self) -> Result<bool, ArchiveError> {
-        let next = match self.packer.last() {
-            Some(last) => FrameIndex(last.index.0 + 1),
-            None => self
-                .live
-                .with_history(|history| Ok(history.next_index()))?
-                .max(self.live.reader.first_local_index()),
-        };
-        let frames = self.frames.get_or_insert_with(|| self.live.reader.once().frames_from(next));
+    /// Takes durable frames in; true when the parcel is finished. Segments that become objects as they are do so on the way. `due` says
+    /// that nothing may wait for its segment to be sealed.
+    fn pack(&mut self, due: bool) -> Result<bool, ArchiveError> {
         while self.packer.size_bytes() < self.options.parcel_size_bytes {
+            let next = self.next_index()?;
+            match self.decide(next, due) {
+                Next::Wait => return Ok(false),
+                Next::Link(_) if self.packer.last().is_some() => return Ok(true),
+                Next::Link(segment) => {
+                    self.link(next, &segment)?;
+                    continue;
+                }
+                Next::Pack => {}
+            }
+            let frames = self.frames.get_or_insert_with(|| self.live.reader.once().frames_from(next));
             match frames.next() {
                 None => return Ok(false),
                 Some(Ok(frame)) => self.packer.push(&frame),
@@ -366,9 +376,42 @@ impl Work {
         Ok(true)
     }
 
+    /// The first frame that is neither in the archive nor packed.
+    fn next_index(&self) -> Result<FrameIndex, ArchiveError> {
+        if let Some(last) = self.packer.last() {
+            return Ok(FrameIndex(last.index.0 + 1));
+        }
+        let archived = self.live.with_history(|history| Ok(history.next_index()))?;
+        Ok(archived.max(self.live.reader.first_local_index()))
+    }
+
+    fn decide(&self, next: FrameIndex, due: bool) -> Next {
+        let segment = self.links.then(|| self.live.reader.segment_from(next)).flatten();
+        match segment {
+            Some(segment) if segment.is_sealed && is_dense(&segment, next) => Next::Link(segment),
+            Some(segment) if !segment.is_sealed && !due => Next::Wait,
+            _ => Next::Pack,
+        }
+    }
+
+    /// Makes a sealed segment an object. Its frames were durable before anybody heard of them, so that they are not read again.
+    fn link(&mut self, first: FrameIndex, segment: &Segment) -> Result<(), ArchiveError> {
+        let last = FrameIndex(segment.next_index.0 - 1);
+        let headers = self.live.reader.headers(first, last).map_err(Box::new)?;
+        let Some(packed) = self.packer.index_segment(&headers) else { return Ok(()) };
+        let path = format!("{}/{}", journal_folder(self.live.reader.partition()), packed.name.segment_file());
+        self.links = self.options.objects.link(&path, &segment.path)?;
+        if self.links {
+            self.frames = None;
+            self.pending = Some(packed);
+            self.upload()?;
+        }
+        Ok(())
+    }
+
     /// Writes the pending parcel and reads it back. It stays pending until that is done.
     fn upload(&mut self) -> Result<(), ArchiveError> {
-        let Some(Pending { name, bytes, next_sequence }) = &self.pending else { return Ok(()) };
+        let Some(Packed { name, bytes, next_sequence }) = &self.pending else { return Ok(()) };
         let path = format!("{}/{}", journal_folder(self.live.reader.partition()), name.file());
         let objects = &self.options.objects;
         objects.put_new(&path, bytes.clone())?;
@@ -420,6 +463,14 @@ impl Work {
         }
         self.metrics.first_local_index.store(reader.first_local_index().0, Ordering::Relaxed);
     }
+}
+
+/// Whether packing the frames, which takes their padding and the unused end of the segment away, would save little.
+fn is_dense(segment: &Segment, first: FrameIndex) -> bool {
+    // Half a block a frame, on average.
+    let padding = (segment.next_index.0 - first.0) * BLOCK_SIZE_BYTES as u64 / 2;
+    let saved = segment.size_bytes - segment.end_offset + padding;
+    saved <= segment.size_bytes / LINKED_SAVING_RATIO && segment.size_bytes <= u64::from(u32::MAX)
 }
 
 /// The last frame up to which everything in the archive was read back; 0 when that is not known.

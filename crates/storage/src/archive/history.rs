@@ -249,7 +249,10 @@ impl History {
     pub fn read(&self, index: FrameIndex, size_bytes: usize) -> Result<Vec<Arc<Frame>>, ArchiveError> {
         let place = self.place_of(index).ok_or(ArchiveError::NotThere { index })?;
         let parcel = self.index(place)?;
-        let path = self.path(&self.parcels[place]);
+        let path = match parcel.in_segment {
+            true => format!("{}/{}", journal_folder(self.partition), self.parcels[place].name.segment_file()),
+            false => self.path(&self.parcels[place]),
+        };
         let first = (index.0 - parcel.first_index.0) as usize;
         let start = parcel.range(first).start;
         let mut last = first;
@@ -257,7 +260,14 @@ impl History {
             last += 1;
         }
         self.twice(|| {
-            let bytes = self.objects.get_range(&path, start..parcel.range(last).end)?;
+            let bytes = match self.objects.get_range(&path, start..parcel.range(last).end) {
+                // Its index was made after it, so that it was there.
+                Err(ObjectError::Missing { .. }) if parcel.in_segment => {
+                    let why = "it is missing, though its index is there".to_owned();
+                    return Err(ArchiveError::Damaged { path: path.clone(), why });
+                }
+                bytes => bytes?,
+            };
             let frame = |place: usize| {
                 let range = parcel.range(place);
                 let content = &bytes[(range.start - start) as usize..(range.end - start) as usize];

@@ -1,7 +1,9 @@
-//! One object of the archive: frames of the journal one after the other, without their padding, then an index of them.
-//! `docs/formats.md` draws it.
+//! One object of the archive: frames of the journal one after the other, without their padding, then an index of them; or such an
+//! index alone, of frames that stand in a segment of the journal. `docs/formats.md` draws both.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::journal::{FORMAT_VERSION, Frame, FrameHash, FrameHeader, FrameIndex, Sequence};
 
@@ -10,6 +12,7 @@ pub(super) const ENTRY_SIZE_BYTES: usize = 56;
 const MAGIC: [u8; 8] = *b"JIGAPPCL";
 const CHECKED_SIZE_BYTES: usize = 96;
 const SUFFIX: &str = ".parcel";
+const SEGMENT_SUFFIX: &str = ".segment";
 
 /// What the name of a parcel says. The name follows from the frames inside, by their hashes: an object never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +47,18 @@ impl ParcelName {
 
     /// The object's file name.
     pub fn file(&self) -> String {
+        self.with_suffix(SUFFIX)
+    }
+
+    /// The file name of the segment that holds the frames, where they are not in the object itself.
+    pub(super) fn segment_file(&self) -> String {
+        self.with_suffix(SEGMENT_SUFFIX)
+    }
+
+    fn with_suffix(&self, suffix: &str) -> String {
         let ParcelName { first_index, last_index, first_sequence, previous_hash, last_hash } = self;
         format!(
-            "{:020}-{:020}-{:020}-{previous_hash:016x}-{last_hash:016x}{SUFFIX}",
+            "{:020}-{:020}-{:020}-{previous_hash:016x}-{last_hash:016x}{suffix}",
             first_index.0, last_index.0, first_sequence.0
         )
     }
@@ -66,6 +78,14 @@ impl ParcelName {
     }
 }
 
+/// A parcel that can be written.
+pub(super) struct Packed {
+    pub(super) name: ParcelName,
+    pub(super) bytes: Bytes,
+    /// The sequence after its last one.
+    pub(super) next_sequence: Sequence,
+}
+
 /// A parcel being packed.
 pub(super) struct Packer {
     bytes: Vec<u8>,
@@ -82,18 +102,21 @@ impl Packer {
     }
 
     pub(super) fn push(&mut self, frame: &Frame) {
-        let header = frame.header();
+        self.list(frame.header(), self.bytes.len());
+        self.bytes.extend_from_slice(frame.content());
+    }
+
+    /// The next frame of the index, which lies at this offset.
+    fn list(&mut self, header: &FrameHeader, offset: usize) {
         if let Some(last) = &self.last {
             assert_eq!((last.index.0 + 1, last.hash), (header.index.0, header.previous_hash));
         }
-        let offset =
-            u32::try_from(self.bytes.len()).expect("a parcel has at most a few frames over its limit");
+        let offset = u32::try_from(offset).expect("a parcel has at most a few frames over its limit");
         self.entries.extend_from_slice(&header.first_sequence.0.to_le_bytes());
         self.entries.extend_from_slice(&header.timestamp_us.to_le_bytes());
         self.entries.extend_from_slice(&offset.to_le_bytes());
         self.entries.extend_from_slice(&header.sequence_count.to_le_bytes());
         self.entries.extend_from_slice(&header.hash.0);
-        self.bytes.extend_from_slice(frame.content());
         self.first.get_or_insert(*header);
         self.last = Some(*header);
     }
@@ -108,33 +131,50 @@ impl Packer {
 
     /// Packs the next object into the memory of one that was written: fresh memory for each is dearer than all else that is done to it.
     pub(super) fn reuse(&mut self, mut written: Vec<u8>) {
-        if self.bytes.is_empty() {
+        if self.bytes.is_empty() && self.bytes.capacity() < written.capacity() {
             written.clear();
             self.bytes = written;
         }
     }
 
-    /// The object with its name; `None` when there are no frames.
-    pub(super) fn finish(&mut self) -> Option<(ParcelName, Vec<u8>)> {
-        let (first, last) = (self.first.as_ref()?, self.last.as_ref()?);
-        let mut bytes = std::mem::take(&mut self.bytes);
-        let frames_end = bytes.len();
+    /// The object; `None` when there are no frames.
+    pub(super) fn finish(&mut self) -> Option<Packed> {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.finish_index(bytes, None)
+    }
+
+    /// The object for all frames of a segment, which lie there one after the other; `None` when there are none. No parcel must have
+    /// been begun.
+    pub(super) fn index_segment(&mut self, headers: &[FrameHeader]) -> Option<Packed> {
+        assert!(self.last.is_none(), "a parcel was begun");
+        let mut offset = 0;
+        for header in headers {
+            self.list(header, offset);
+            offset += header.frame_size_bytes();
+        }
+        let frames_end = u32::try_from(offset).expect("a segment that is indexed has less than 4 GiB");
+        self.finish_index(Vec::new(), Some(frames_end))
+    }
+
+    /// Adds index and trailer. `in_segment` is where the frames end that are not before them.
+    fn finish_index(&mut self, mut bytes: Vec<u8>, in_segment: Option<u32>) -> Option<Packed> {
+        let (first, last) = (self.first.take()?, self.last.take()?);
+        let index_start = bytes.len();
         bytes.append(&mut self.entries);
-        let frames = u32::try_from((bytes.len() - frames_end) / ENTRY_SIZE_BYTES).expect("few frames");
+        let frames = u32::try_from((bytes.len() - index_start) / ENTRY_SIZE_BYTES).expect("few frames");
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes.extend_from_slice(&[0; 2]);
+        bytes.extend_from_slice(&u16::from(in_segment.is_some()).to_le_bytes());
         bytes.extend_from_slice(&self.partition.to_le_bytes());
         bytes.extend_from_slice(&first.index.0.to_le_bytes());
         bytes.extend_from_slice(&frames.to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&in_segment.unwrap_or(0).to_le_bytes());
         bytes.extend_from_slice(&self.genesis);
         bytes.extend_from_slice(&first.previous_hash.0);
-        let checksum = blake3::hash(&bytes[frames_end..]);
+        let checksum = blake3::hash(&bytes[index_start..]);
         bytes.extend_from_slice(checksum.as_bytes());
-        let name = ParcelName::of(first, last);
-        (self.first, self.last) = (None, None);
-        Some((name, bytes))
+        let next_sequence = last.next_sequence();
+        Some(Packed { name: ParcelName::of(&first, &last), bytes: bytes.into(), next_sequence })
     }
 }
 
@@ -155,6 +195,8 @@ pub(super) struct ParcelIndex {
     pub(super) genesis: [u8; 32],
     pub(super) previous_hash: FrameHash,
     pub(super) entries: Vec<Entry>,
+    /// The frames are in the segment beside, with their padding.
+    pub(super) in_segment: bool,
     /// Where the last frame ends.
     pub(super) frames_end: u32,
 }
@@ -188,13 +230,18 @@ impl ParcelIndex {
         if field(12) != partition {
             return Err("it belongs to another partition");
         }
-        let frames_end = object_size_bytes - bytes.len() as u64;
+        let (in_segment, frames_end) = match u16::from_le_bytes([trailer[10], trailer[11]]) {
+            0 => (false, object_size_bytes - bytes.len() as u64),
+            1 if bytes.len() as u64 == object_size_bytes => (true, u64::from(field(28))),
+            _ => return Err("its frames are at an unknown place"),
+        };
         let entries: Vec<Entry> = entries.chunks_exact(ENTRY_SIZE_BYTES).map(entry).collect();
         let index = ParcelIndex {
             first_index: FrameIndex(u64::from_le_bytes(trailer[16..24].try_into().expect("eight bytes"))),
             genesis: trailer[32..64].try_into().expect("32 bytes"),
             previous_hash: FrameHash(trailer[64..96].try_into().expect("32 bytes")),
             entries,
+            in_segment,
             frames_end: u32::try_from(frames_end).map_err(|_| "it is larger than a parcel can be")?,
         };
         let frames = name.last_index.0 - name.first_index.0 + 1;
@@ -220,7 +267,7 @@ impl ParcelIndex {
         content: &[u8],
         pool: &crate::journal::BufferPool,
     ) -> Result<Arc<Frame>, &'static str> {
-        let frame = Frame::from_content(content, pool)?;
+        let frame = Frame::parse(content, pool)?;
         let (header, entry) = (frame.header(), &self.entries[place]);
         let previous = place.checked_sub(1).map_or(self.previous_hash, |before| self.entries[before].hash);
         let fits = header.hash == entry.hash

@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 
 use super::buffer::{FrameBuffer, PooledBytes, whole_blocks};
 use super::catalogue::{Catalogue, SegmentFrames};
-use super::disk::{Access, Disk, DiskFile};
+use super::disk::{Disk, DiskFile};
 use super::error::{AppendError, Damage, JournalError, OpenError, TruncateError};
 use super::frame::{FRAME_SIZE_BYTES_MAX, Frame, FrameHeader, HEADER_SIZE_BYTES};
 use super::layout::{Listing, Meta, segment_path, spare_path, zeroed_path};
@@ -142,13 +142,11 @@ impl Appender {
         let recovered = survey.recovered();
 
         // From here on the disk is changed: everything was looked at, and nothing is damaged.
-        let active = survey.segments.back().expect("a survey has at least one segment");
-        let path = segment_path(directory, active.first_index);
-        let file =
-            disk.open(&path, Access::Write).map_err(|source| JournalError::io("open", &path, source))?;
-        recovery::settle(&*file, &path, &survey)?;
+        let active = survey.segments.back().expect("a survey has at least one segment").clone();
         let catalogue = Catalogue::new(survey.segments);
         let shared = Arc::new(Shared::new(directory, disk, catalogue, listing.next_spare(), meta.genesis));
+        let file = shared.open_active(active.first_index)?;
+        recovery::settle(&*file, &segment_path(directory, active.first_index), &active)?;
         let mut workshop = Workshop::new(Arc::clone(&shared), &listing, meta, options.segment_size_bytes)?;
         clear_leftovers(&shared, &listing, &mut workshop)?;
         // Names that are seen here may not be durable yet: the sync that was to make them so may have failed.
@@ -359,12 +357,12 @@ impl Appender {
         // In this order: a side-car without a next segment would tell of a lost segment.
         self.shared.remove_side_car(active)?;
         self.shared.sync_directory()?;
-        let number = self.shared.retire_segment(removed.first_index)?;
+        let retired = self.shared.retire_segment(removed.first_index)?;
         self.shared.sync_directory()?;
-        self.helper.give(Job::Retired { number, size_bytes: removed.size_bytes });
-        let path = segment_path(&self.shared.directory, active);
-        let file = self.shared.disk.open(&path, Access::Write);
-        self.file = file.map_err(|source| JournalError::io("open", &path, source))?;
+        if let Some(number) = retired {
+            self.helper.give(Job::Retired { number, size_bytes: removed.size_bytes });
+        }
+        self.file = self.shared.open_active(active)?;
         Ok(())
     }
 
@@ -482,8 +480,9 @@ fn create_at(
 fn clear_leftovers(shared: &Shared, listing: &Listing, workshop: &mut Workshop) -> Result<(), JournalError> {
     let first_kept = shared.catalogue.read().first_index();
     for (first_index, size_bytes) in &listing.segments {
-        if *first_index < first_kept {
-            let number = shared.retire_segment(*first_index)?;
+        if *first_index < first_kept
+            && let Some(number) = shared.retire_segment(*first_index)?
+        {
             workshop.take_back(number, *size_bytes);
         }
     }

@@ -70,6 +70,9 @@ pub trait Disk: Send + Sync {
     /// Removes a name.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Whether the file has another name as well, under which somebody relies on what it holds.
+    fn is_shared(&self, path: &Path) -> io::Result<bool>;
+
     /// Makes every earlier change of names in the directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
 }

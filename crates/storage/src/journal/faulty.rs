@@ -344,6 +344,12 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn is_shared(&self, path: &Path) -> io::Result<bool> {
+        let state = self.lock();
+        let file = state.find(path)?;
+        Ok(state.names.values().filter(|other| **other == file).count() > 1)
+    }
+
     fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.begin_atomic()?;

@@ -268,8 +268,9 @@ impl Frame {
         Frame { header, bytes, start }
     }
 
-    /// A frame from its header and body as they are on disk, without the padding; says what is wrong with it if it is not whole.
-    pub(crate) fn from_content(content: &[u8], pool: &BufferPool) -> Result<Frame, &'static str> {
+    /// A frame from its header and body as they are on disk, with or without the padding; says what is wrong with it if it is not
+    /// whole.
+    pub(crate) fn parse(content: &[u8], pool: &BufferPool) -> Result<Frame, &'static str> {
         if content.len() < HEADER_SIZE_BYTES {
             return Err("the frame is shorter than its header");
         }
@@ -278,7 +279,7 @@ impl Frame {
         bytes[..content.len()].copy_from_slice(content);
         bytes[content.len()..size_bytes].fill(0);
         let header = parse_header(&bytes[..size_bytes]).valid()?;
-        if header.content_size_bytes() != content.len() {
+        if ![header.content_size_bytes(), header.frame_size_bytes()].contains(&content.len()) {
             return Err("the frame has another size than it says");
         }
         check_body(&header, &bytes[..size_bytes]).whole()?;

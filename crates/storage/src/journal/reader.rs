@@ -33,6 +33,21 @@ pub struct Reader {
     reads_once: bool,
 }
 
+/// A file with frames, one after the other from its beginning, each padded to whole blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The frame after its last one.
+    pub next_index: FrameIndex,
+    /// It gets no more frames.
+    pub is_sealed: bool,
+    /// The size of the file.
+    pub size_bytes: u64,
+    /// Where its frames end.
+    pub end_offset: u64,
+}
+
 /// Where a reader looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
@@ -103,6 +118,20 @@ impl Reader {
             }
         }
         index
+    }
+
+    /// The segment that begins with this frame; `None` when none does.
+    pub fn segment_from(&self, first_index: FrameIndex) -> Option<Segment> {
+        let frames = self.shared.catalogue.read();
+        let place = frames.segments.binary_search_by_key(&first_index, |segment| segment.first_index).ok()?;
+        let segment = &frames.segments[place];
+        Some(Segment {
+            path: segment_path(&self.shared.directory, first_index),
+            next_index: segment.next_index(),
+            is_sealed: place + 1 < frames.segments.len(),
+            size_bytes: segment.size_bytes,
+            end_offset: segment.end_offset,
+        })
     }
 
     /// The frame with this sequence, if it is held here.

@@ -385,8 +385,7 @@ impl Window {
 /// What is read need not be on the disk: it may be in a page cache whose sync failed, or in the disk's own cache. Frames of the
 /// last write that are whole count from now on, though they were never acknowledged; and zeros of a truncation must not turn
 /// into old frames again. The bytes are the same, so that a crash here changes nothing.
-pub(crate) fn settle(file: &dyn DiskFile, path: &Path, survey: &Survey) -> Result<(), JournalError> {
-    let active = survey.segments.back().expect("a survey has at least one segment");
+pub(crate) fn settle(file: &dyn DiskFile, path: &Path, active: &SegmentFrames) -> Result<(), JournalError> {
     if active.end_offset < active.size_bytes {
         file.zero_durable(active.end_offset, active.size_bytes - active.end_offset)
             .map_err(|source| JournalError::io("zero the unused end of", path, source))?;

@@ -1,5 +1,6 @@
 //! What the writer, the readers and the workshop of one journal share.
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,6 +19,7 @@ const OPEN_SEGMENTS_MAX: usize = 32;
 const CACHED_FRAMES_MAX: usize = 32;
 /// One frame may be as large as 16 MiB.
 const CACHED_FRAMES_SIZE_BYTES_MAX: usize = 32 << 20;
+const COPIED_AT_ONCE_SIZE_BYTES: usize = 1 << 20;
 
 pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
@@ -80,15 +82,51 @@ impl Shared {
         Ok(file)
     }
 
-    /// Takes a segment out of use under a new name, whose number is answered. Durable only after the directory was synced.
-    pub(crate) fn retire_segment(&self, first_index: FrameIndex) -> Result<u64, JournalError> {
+    /// Takes a segment out of use under a new name, whose number is answered; `None` when somebody else has the file too: then it only
+    /// loses its name here. Durable only after the directory was synced.
+    pub(crate) fn retire_segment(&self, first_index: FrameIndex) -> Result<Option<u64>, JournalError> {
         self.remove_side_car(first_index)?;
-        let number = self.next_spare.fetch_add(1, Ordering::Relaxed);
         let path = segment_path(&self.directory, first_index);
+        if self.is_shared(&path)? {
+            self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, source))?;
+            return Ok(None);
+        }
+        let number = self.next_spare.fetch_add(1, Ordering::Relaxed);
         self.disk
             .rename(&path, &spare_path(&self.directory, number))
             .map_err(|source| JournalError::io("rename", &path, source))?;
-        Ok(number)
+        Ok(Some(number))
+    }
+
+    fn is_shared(&self, path: &Path) -> Result<bool, JournalError> {
+        self.disk.is_shared(path).map_err(|source| JournalError::io("look at", path, source))
+    }
+
+    /// Opens the segment that is written from now on. When somebody else has the file too, it is a copy: theirs never changes.
+    pub(crate) fn open_active(&self, first_index: FrameIndex) -> Result<Box<dyn DiskFile>, JournalError> {
+        let path = segment_path(&self.directory, first_index);
+        if self.is_shared(&path)? {
+            self.copy(&path)?;
+            self.forget_cached();
+        }
+        self.disk.open(&path, Access::Write).map_err(|source| JournalError::io("open", &path, source))
+    }
+
+    /// Puts a copy in the place of a segment.
+    fn copy(&self, path: &Path) -> Result<(), JournalError> {
+        let failed = |source| JournalError::io("copy", path, source);
+        let original = self.disk.open(path, Access::Read).map_err(failed)?;
+        let draft = spare_path(&self.directory, self.next_spare.fetch_add(1, Ordering::Relaxed));
+        let copy = self.disk.create(&draft, original.size_bytes()).map_err(failed)?;
+        let mut piece = self.pool.take(COPIED_AT_ONCE_SIZE_BYTES);
+        for offset in (0..original.size_bytes()).step_by(COPIED_AT_ONCE_SIZE_BYTES) {
+            let left = usize::try_from(original.size_bytes() - offset).unwrap_or(usize::MAX);
+            let piece = &mut piece[..left.min(COPIED_AT_ONCE_SIZE_BYTES)];
+            original.read_exact(offset, piece).map_err(failed)?;
+            copy.write_durable(offset, &[IoSlice::new(piece)]).map_err(failed)?;
+        }
+        self.disk.rename(&draft, path).map_err(failed)?;
+        self.sync_directory()
     }
 
     /// Removes the side-car of a segment, if there is one.

@@ -143,8 +143,9 @@ impl Workshop {
         let released: Vec<_> = self.shared.catalogue.write().segments.drain(..count).collect();
         self.shared.forget_cached();
         for segment in released {
-            let number = self.shared.retire_segment(segment.first_index)?;
-            self.take_back(number, segment.size_bytes);
+            if let Some(number) = self.shared.retire_segment(segment.first_index)? {
+                self.take_back(number, segment.size_bytes);
+            }
         }
         self.shared.sync_directory()
     }

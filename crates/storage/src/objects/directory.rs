@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +46,31 @@ impl Directory {
             let _ = fs::remove_file(&draft);
             linked?;
             directory.sync_above(&place)
+        })
+        .await
+    }
+
+    /// Makes a file an object by giving it a second name, durably: false where the file system does not allow that, or something else
+    /// has the name.
+    pub(super) async fn link(&self, path: &str, file: &Path) -> Result<bool> {
+        let (place, file) = (self.root.join(path), file.to_owned());
+        self.aside(path, move |directory| {
+            fs::create_dir_all(place.parent().expect("an object lies below the root"))?;
+            match fs::hard_link(&file, &place) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let inode = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+                    if inode(&file)? != inode(&place)? {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(file = %file.display(), %error, "a file cannot be linked into the archive");
+                    return Ok(false);
+                }
+            }
+            directory.sync_above(&place)?;
+            Ok(true)
         })
         .await
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its scene must stop")]
 
 mod faulty_store;
+mod linked;
 mod objects;
 
 use std::sync::Arc;

@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -46,7 +47,14 @@ impl DirectDisk {
     fn for_writing(&self, path: &Path, file: File, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
         let durable = self.open_direct(path, OFlags::DSYNC)?;
         let zeroing = self.open_direct(path, OFlags::empty())?;
-        Ok(Box::new(DirectFile { file, durable, zeroing, once: None, size_bytes }))
+        Ok(Box::new(DirectFile {
+            file,
+            durable,
+            zeroing,
+            path: path.to_owned(),
+            once: OnceLock::new(),
+            size_bytes,
+        }))
     }
 }
 
@@ -71,11 +79,8 @@ impl Disk for DirectDisk {
         let size_bytes = file.metadata()?.len();
         match access {
             Access::Read => {
-                let once = match self.direct_io.load(Ordering::Relaxed) {
-                    true => open_direct(OpenOptions::new().read(true), path, OFlags::empty())?,
-                    false => None,
-                };
-                Ok(Box::new(DirectFile { file, durable: None, zeroing: None, once, size_bytes }))
+                let (path, once) = (path.to_owned(), OnceLock::new());
+                Ok(Box::new(DirectFile { file, durable: None, zeroing: None, path, once, size_bytes }))
             }
             Access::Write => self.for_writing(path, file, size_bytes),
         }
@@ -87,6 +92,10 @@ impl Disk for DirectDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn is_shared(&self, path: &Path) -> io::Result<bool> {
+        is_shared(path)
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
@@ -101,8 +110,9 @@ struct DirectFile {
     durable: Option<File>,
     /// `O_DIRECT` only: many writes of zeros share one sync.
     zeroing: Option<File>,
-    /// `O_DIRECT`, for reading.
-    once: Option<File>,
+    path: PathBuf,
+    /// `O_DIRECT`, for reading: opened when it is needed. `None` where that is refused, or the file has lost its name.
+    once: OnceLock<Option<File>>,
     size_bytes: u64,
 }
 
@@ -137,8 +147,9 @@ impl DiskFile for DirectFile {
         let is_aligned = [offset, buffer.len() as u64, buffer.as_ptr().addr() as u64]
             .into_iter()
             .all(|place| place.is_multiple_of(BLOCK_SIZE_BYTES as u64));
-        let file = self.once.as_ref().filter(|_| is_aligned).unwrap_or(&self.file);
-        file.read_exact_at(buffer, offset)
+        let open = || open_direct(OpenOptions::new().read(true), &self.path, OFlags::empty()).ok().flatten();
+        let once = if is_aligned { self.once.get_or_init(open).as_ref() } else { None };
+        once.unwrap_or(&self.file).read_exact_at(buffer, offset)
     }
 }
 
@@ -163,6 +174,10 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<FileEntry>> {
         }
     }
     Ok(entries)
+}
+
+pub(super) fn is_shared(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::metadata(path)?.nlink() > 1)
 }
 
 /// Space is reserved at once, so that a full disk shows here and the file's blocks lie together.

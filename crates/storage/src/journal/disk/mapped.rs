@@ -54,6 +54,10 @@ impl Disk for MmapDisk {
         std::fs::remove_file(path)
     }
 
+    fn is_shared(&self, path: &Path) -> io::Result<bool> {
+        direct::is_shared(path)
+    }
+
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         File::open(directory)?.sync_all()
     }
