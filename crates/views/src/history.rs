@@ -191,7 +191,7 @@ impl History {
         let shared = Arc::new(Shared { tail, reached, store, reader, counters, spare });
         let (chunks, waiting_chunks) = bounded(CHUNKS_WAITING_MAX);
         let (runs, waiting_runs) = bounded(RUNS_WAITING_MAX);
-        let builder = Builder { shared: Arc::clone(&shared), runs_since_image: Vec::new() };
+        let builder = Builder { shared: Arc::clone(&shared), pages: Vec::new() };
         let builder = std::thread::Builder::new()
             .name("jigap-history".into())
             .spawn(move || run_builder(builder, &waiting_chunks, &waiting_runs, &*on_fatal))

@@ -23,6 +23,8 @@ use super::{HistoryError, Shared};
 
 /// A page gets an image once so many runs had postings of it.
 pub(super) const RUNS_PER_IMAGE: u8 = 8;
+/// So many neighbours get their images in the same run: what is read for one is then at hand for the next.
+const PAGES_IN_STEP: u32 = 64;
 /// The pending holds get an image after at least so many changes, and after as many as there are holds in the last one: so it
 /// costs each change the same, and holds as of any event cost what is pending.
 const HOLD_CHANGES_PER_IMAGE_MIN: u32 = 4096;
@@ -33,8 +35,17 @@ const FRAMES_PER_ROW: usize = 4096;
 
 pub(super) struct Builder {
     pub(super) shared: Arc<Shared>,
-    /// By page: how many runs had postings of it since its last image; `None` until it is looked up in the store.
-    pub(super) runs_since_image: Vec<Option<u8>>,
+    /// By page; `None` until it is looked up in the store.
+    pub(super) pages: Vec<Option<PageState>>,
+}
+
+/// What the builder knows of a page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageState {
+    /// How many runs had postings of it since its last image.
+    runs_since_image: u8,
+    /// The run of its last image.
+    image: Option<Sequence>,
 }
 
 impl Builder {
@@ -143,48 +154,54 @@ impl Builder {
         let mut parts = Vec::with_capacity(rest.len());
         while let Some(page) = take_page(&mut rest, &mut parts) {
             let postings = order.order(&parts);
-            let runs_since_image = self.count_run(page)?;
-            put_page(page, sealed.last, runs_since_image, postings, put);
-            if runs_since_image == 0 {
-                images.push(self.image(page, sealed, postings, &mut values)?);
+            let state = self.count_run(page)?;
+            put_page(page, sealed.last, state.runs_since_image, postings, put);
+            if state.runs_since_image == 0 {
+                images.push(self.image(page, state.image, sealed, postings, &mut values)?);
+                self.pages[page as usize] = Some(PageState { image: Some(sealed.last), ..state });
             }
         }
         Ok(images)
     }
 
-    /// How many runs, this one included, had postings of the page since its last image; 0 when it is due now.
-    fn count_run(&mut self, page: u32) -> Result<u8, HistoryError> {
+    /// Counts a run with postings of the page: the count is 0 when its image is due now.
+    fn count_run(&mut self, page: u32) -> Result<PageState, HistoryError> {
         let place = page as usize;
-        if self.runs_since_image.len() <= place {
-            self.runs_since_image.resize(place + 1, None);
+        if self.pages.len() <= place {
+            self.pages.resize(place + 1, None);
         }
-        let count = match self.runs_since_image[place] {
-            Some(count) => count,
-            None => self.stored_count(page)?,
+        let mut state = match self.pages[place] {
+            Some(state) => state,
+            None => self.stored_state(page)?,
         };
-        let count = if count + 1 >= RUNS_PER_IMAGE { 0 } else { count + 1 };
-        self.runs_since_image[place] = Some(count);
-        Ok(count)
+        state.runs_since_image = (state.runs_since_image + 1) % RUNS_PER_IMAGE;
+        self.pages[place] = Some(state);
+        Ok(state)
     }
 
     /// Pages begin at different counts, so that their images are not all due in the same run.
-    fn stored_count(&self, page: u32) -> Result<u8, HistoryError> {
+    fn stored_state(&self, page: u32) -> Result<PageState, HistoryError> {
+        let store = self.shared.store.as_ref();
         let start = PartKey::start_of_run(page, Sequence(0)).encode();
         let end = PartKey::start_of_run(page + 1, Sequence(0)).encode();
-        let Some(newest) = self.shared.store.scan_reverse(&start, &end).next() else {
-            return Ok((page % u32::from(RUNS_PER_IMAGE)) as u8);
+        let Some(newest) = store.scan_reverse(&start, &end).next() else {
+            let count = page / PAGES_IN_STEP % u32::from(RUNS_PER_IMAGE);
+            return Ok(PageState { runs_since_image: count as u8, image: None });
         };
         let (key, value) = newest?;
         let count = PartKey::decode(&key)
             .and_then(|key| Part::parse(&value, key.run_end))
             .map(|part| part.runs_since_image)
             .filter(|count| *count < RUNS_PER_IMAGE);
-        Ok(count.ok_or_else(|| damaged(&key))?)
+        let runs_since_image = count.ok_or_else(|| damaged(&key))?;
+        let image = lookup::newest_image(store, page, Sequence(u64::MAX))?.map(|(run_end, _)| run_end);
+        Ok(PageState { runs_since_image, image })
     }
 
     fn image(
         &self,
         page: u32,
+        before: Option<Sequence>,
         sealed: &Sealed,
         postings: &[Posting],
         values: &mut PageValues,
@@ -193,8 +210,10 @@ impl Builder {
         for series in postings.chunk_by(Posting::same_series) {
             values.note(row_of(series));
         }
-        if let Some(before) = self.shared.lock().last_run() {
-            lookup::page_values(self.shared.store.as_ref(), page, before.end, before.end, values)?;
+        if let Some(last_run) = self.shared.lock().last_run() {
+            let store = self.shared.store.as_ref();
+            let before = before.map(|run_end| lookup::image_of_run(store, page, run_end)).transpose()?;
+            lookup::page_values(store, page, before, last_run.end, last_run.end, values)?;
         }
         self.shared.counters.images.fetch_add(1, Ordering::Relaxed);
         Ok((layout::image_key(page, sealed.last), encode_image(sealed.last, values.rows())))

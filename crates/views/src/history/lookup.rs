@@ -81,12 +81,26 @@ impl PageValues {
     }
 }
 
+/// An image of a page, and the end of its run.
+pub(super) type Image = (Sequence, Entry);
+
+/// The image of a page that a run is known to have.
+pub(super) fn image_of_run(
+    store: &dyn StateStore,
+    page: u32,
+    run_end: Sequence,
+) -> Result<Image, StoreError> {
+    let key = layout::image_key(page, run_end);
+    let value = store.get(&key)?.ok_or_else(|| damaged(&key))?;
+    Ok((run_end, (key, value)))
+}
+
 /// The newest image of a page at or before this point.
-fn newest_image(
+pub(super) fn newest_image(
     store: &dyn StateStore,
     page: u32,
     until: Sequence,
-) -> Result<Option<(Sequence, Entry)>, StoreError> {
+) -> Result<Option<Image>, StoreError> {
     let (start, end) = (layout::image_key(page, Sequence(0)), layout::image_key(page, after(until)));
     let Some(entry) = store.scan_reverse(&start, &end).next() else { return Ok(None) };
     let (key, value) = entry?;
@@ -176,15 +190,15 @@ fn note_of_account(
     Ok(())
 }
 
-/// Notes the values of every account of a page until this point.
+/// Notes the values of every account of a page until this point; `image` is the newest one of the page there.
 pub(super) fn page_values(
     store: &dyn StateStore,
     page: u32,
+    image: Option<Image>,
     last_run: Sequence,
     until: Sequence,
     values: &mut PageValues,
 ) -> Result<(), StoreError> {
-    let image = newest_image(store, page, until)?;
     let image_end = image.as_ref().map_or(Sequence(0), |(run_end, _)| *run_end);
     let start = PartKey::start_of_run(page, after(image_end)).encode();
     let mut end = PartKey::start_of_run(page, after(last_run)).encode();

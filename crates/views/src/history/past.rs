@@ -120,7 +120,9 @@ impl History {
             walk.values.clear();
             memory.iter_mut().for_each(|chunk| chunk.note_page(page, at, &mut order, &mut walk.values));
             if last_run > Sequence(0) {
-                lookup::page_values(self.shared.store.as_ref(), page, last_run, at, &mut walk.values)?;
+                let store = self.shared.store.as_ref();
+                let image = lookup::newest_image(store, page, at)?;
+                lookup::page_values(store, page, image, last_run, at, &mut walk.values)?;
             }
             let first = page * ACCOUNTS_PER_PAGE;
             for number in first..accounts.min(first + ACCOUNTS_PER_PAGE) {
