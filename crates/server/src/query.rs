@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use api::response;
 use api::{Code, Problem, problem::Subject};
 use axum::http::HeaderMap;
+use distributed::wallet::{self, Located};
 use ledger::{
     AccountNumber, AccountRef, Command, Event, Record, Sequence, Timestamp, Transaction, TransactionId,
 };
 use shards::partition::{AccountView, CommandAnswer, NotAccepted, SnapshotReport, StateView};
-use shards::wallet::{self, Located};
 use tokio::sync::oneshot;
 use tracing::Instrument;
 use views::{History, HistoryError, HistoryPage, HistoryQuery, Moment, PastAccount};
@@ -356,10 +356,10 @@ pub(crate) async fn transaction(
     transaction_id: TransactionId,
 ) -> Result<(Transaction, AccountNames, Sequence), Problem> {
     let sequences = ask(|reply| node.partition.query_transaction(transaction_id, reply)).await?;
-    let last = sequences.last().copied().unwrap_or_default();
     let partition = node.partition.clone();
     let found = blocking(move || partition.read_transaction(transaction_id, &sequences)).await?;
     let found = found.ok_or_else(|| no_transaction(transaction_id))?;
+    let last = found.records.last().map(|record| record.sequence).unwrap_or_default();
     let names = names(node, response::accounts_of(&found)).await?;
     Ok((found, names, last))
 }

@@ -271,8 +271,8 @@ impl Partition {
         self.submit(Work::Account(account, Box::new(reply)))
     }
 
-    /// The sequences of all events about a transaction_id, ascending; empty when it was never used.
-    /// [`Partition::read_transaction`] turns them into what happened.
+    /// The sequences of all events about a transaction_id, ascending; empty when it was never used. An event about another id may be
+    /// among them: [`Partition::read_transaction`] sees that, and turns them into what happened.
     pub fn query_transaction(
         &self,
         transaction_id: TransactionId,
@@ -345,10 +345,12 @@ impl Partition {
         transaction_id: TransactionId,
         sequences: &[Sequence],
     ) -> Result<Option<String>, ReceiptError> {
-        let Some(sequence) = sequences.first().copied() else { return Ok(None) };
+        let Some(transaction) = self.read_transaction(transaction_id, sequences)? else { return Ok(None) };
+        let sequence = transaction.records[0].sequence;
         let attestation = self.inner.attestation.as_ref().ok_or(ReceiptError::NoKeys)?;
-        let frame = self.inner.reader.frame_containing(journal::Sequence(sequence.0))?;
-        let frame = frame.ok_or(ReceiptError::Missing(sequence.0))?;
+        let frame =
+            self.inner.reader.frame_containing(journal::Sequence(sequence.0)).map_err(PastError::from)?;
+        let frame = frame.ok_or(PastError::Missing { sequence: sequence.0 })?;
         receipt::make(attestation, &frame, transaction_id, sequence).map(Some)
     }
 

@@ -42,7 +42,12 @@ impl Away {
                 away.iter().map(|(_, transfer)| transfer.transaction_id).collect()
             }
             Away::Command { command, .. } => {
-                [command.transaction_id(), command.referenced_id()].into_iter().flatten().collect()
+                let legs = match command.as_ref() {
+                    Command::Group(group) => group.legs.as_slice(),
+                    _ => &[],
+                };
+                let own = [command.transaction_id(), command.referenced_id()].into_iter().flatten();
+                own.chain(legs.iter().map(|leg| leg.transaction_id)).collect()
             }
         }
     }
@@ -50,11 +55,11 @@ impl Away {
 
 /// What was read, and what it is the past of: events may have come since.
 #[derive(Default)]
-pub(super) struct Fetched(HashMap<TransactionId, (Vec<Sequence>, Past)>);
+pub(super) struct Fetched(HashMap<TransactionId, (Vec<Sequence>, Option<Past>)>);
 
 impl Fetched {
-    /// The past of the id, if it was read and is still all of it.
-    pub(super) fn take(&mut self, id: TransactionId, sequences: &[Sequence]) -> Option<Past> {
+    /// The past of the id, if it was read and is still all of it. That is `None` where the events are about another id.
+    pub(super) fn take(&mut self, id: TransactionId, sequences: &[Sequence]) -> Option<Option<Past>> {
         if self.0.is_empty() || self.0.get(&id)?.0 != sequences {
             return None;
         }
@@ -73,9 +78,8 @@ impl Fetcher {
         for (away, wanted) in waiting {
             let mut fetched = Fetched::default();
             let read = wanted.into_iter().try_for_each(|(id, sequences)| {
-                if let Some(past) = past::read(&self.reader, id, &sequences)? {
-                    fetched.0.insert(id, (sequences, past));
-                }
+                let past = past::read(&self.reader, id, &sequences)?;
+                fetched.0.insert(id, (sequences, past));
                 Ok::<(), past::PastError>(())
             });
             match read {

@@ -95,7 +95,8 @@ impl CheckpointBuilder {
         let GroupMemory { changes, ids } = std::mem::take(&mut self.memory);
         let pages = Groups::of(&window.changes, changes, |change| page_of(change.account), |change| *change);
         let bucket_of = |entry: &IdEntry| layout::id_bucket(seed.hash(entry.id())).into();
-        let packed = |entry: &IdEntry| layout::pack_id(entry.id(), entry.sequence, window.last_sequence);
+        let packed =
+            |entry: &IdEntry| layout::pack_id(seed.hash(entry.id()), entry.sequence, window.last_sequence);
         let buckets = Groups::of(&window.entries, ids, bucket_of, packed);
 
         let rare = RareRows::collect(&window.rare);
@@ -117,10 +118,11 @@ impl CheckpointBuilder {
         });
         let filter = self.filter.as_ref();
         let ids = buckets.iter().map(|(bucket, ids)| {
-            let hashes = ids.iter().map(|id| seed.hash(layout::packed_id(id)));
+            let bucket = bucket as u16;
+            let hashes = ids.iter().map(|id| layout::packed_hash(bucket, id));
             hashes.clone().for_each(|hash| filter.prefetch(hash));
             hashes.for_each(|hash| filter.insert(hash));
-            let key = layout::ids_key(bucket as u16, window.last_sequence);
+            let key = layout::ids_key(bucket, window.last_sequence);
             Ok((key, Change::Put(layout::id_block(window.last_sequence, ids))))
         });
         let last = [Ok((layout::position_key(), Change::Put(layout::encode_position(&position))))];

@@ -459,7 +459,7 @@ impl Engine {
         }
         let Command::Group(group) = command else { return Ok(None) };
         for (index, leg) in group.legs.iter().enumerate() {
-            if !self.find(leg.transaction_id)?.is_empty() {
+            if self.past(leg.transaction_id)?.is_some() {
                 return Ok(Some(self.rejected(reused(Some(index as u8)))));
             }
         }
@@ -533,7 +533,7 @@ impl Engine {
             }
         }
         if let Some(past) = self.fetched.take(id, &sequences) {
-            return Ok(Some(past));
+            return Ok(past);
         }
         match past::read(&self.reader, id, &sequences) {
             Err(PastError::Journal(ReadError::Released { .. })) => Err(Halt::Away),

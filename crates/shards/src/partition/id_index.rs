@@ -38,6 +38,7 @@ pub(super) struct IdIndex {
 pub(super) struct IdSeed(pub(super) u64);
 
 impl IdSeed {
+    /// As many bits as the index keeps; the lowest are zero.
     pub(super) fn hash(self, id: TransactionId) -> u64 {
         let fold = |one: u64, two: u64| {
             let product = u128::from(one) * u128::from(two);
@@ -46,7 +47,7 @@ impl IdSeed {
         let upper = (id.0 >> 64) as u64;
         let lower = id.0 as u64;
         let mixed = fold(upper ^ self.0, 0xa076_1d64_78bd_642f) ^ lower;
-        fold(mixed ^ self.0.rotate_left(32), 0xe703_7ed1_a0b4_28db)
+        fold(mixed ^ self.0.rotate_left(32), 0xe703_7ed1_a0b4_28db) & !0 << (u64::BITS - layout::HASH_BITS)
     }
 }
 
@@ -79,7 +80,8 @@ impl IdIndex {
             || self.sealed.iter().any(|sealed| sealed.window.filter.may_contain(hash))
     }
 
-    /// The sequences of every event about the id, ascending.
+    /// The sequences of every event about the id, ascending. Among them may be events about another id with the same hash, however
+    /// unlikely that is: [`super::past::read`] leaves them out.
     pub(super) fn find(&self, id: TransactionId) -> Result<Vec<Sequence>, StoreError> {
         let hash = self.hash(id);
         if !self.may_contain(hash) {
@@ -87,7 +89,7 @@ impl IdIndex {
         }
         // An id that was used lately is in a window alone, which is far quicker to look into.
         let mut sequences = match self.filter.may_contain(hash) {
-            true => layout::find_id(self.store.as_ref(), id, hash)?,
+            true => layout::find_hash(self.store.as_ref(), hash)?,
             false => Vec::new(),
         };
         for sealed in &self.sealed {

@@ -1,7 +1,8 @@
 //! How a checkpoint and the permanent id index lie in the state store. `docs/formats.md` draws it.
 //!
 //! The store is dear per key and cheap per byte, so many small facts share a key: 256 accounts a page of balances, and the ids
-//! of one run that share the upper 16 bits of their hash a block.
+//! of one run that share the upper bits of their hash a block. Of an id only its hash is kept: the journal has the id itself, and
+//! whoever looks one up reads there what became of it anyway.
 
 use std::ops::ControlFlow;
 
@@ -17,12 +18,19 @@ use super::id_index::IdSeed;
 pub(super) const ACCOUNTS_PER_PAGE: u32 = 256;
 
 const LAYOUT_VERSION: u8 = 1;
+/// Of the position alone, and so of everything that has no version of its own.
+const POSITION_VERSION: u8 = 2;
 const ACCOUNT: u8 = b'A';
 const BALANCES: u8 = b'B';
 const HOLD: u8 = b'H';
 const IDS: u8 = b'I';
 const POSITION: u8 = b'P';
-const ID_ENTRY_SIZE_BYTES: usize = 20;
+const ID_ENTRY_SIZE_BYTES: usize = 10;
+/// Upper bits of a hash that its bucket stands for; those that follow are in the entry.
+const BUCKET_BITS: u32 = 14;
+const ENTRY_HASH_SIZE_BYTES: usize = 6;
+/// Bits of a hash that bucket and entry have together. The others are zero.
+pub(super) const HASH_BITS: u32 = BUCKET_BITS + 8 * ENTRY_HASH_SIZE_BYTES as u32;
 
 /// Where a checkpoint stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +47,7 @@ pub(super) fn position_key() -> Vec<u8> {
 }
 
 pub(super) fn encode_position(position: &CheckpointPosition) -> Vec<u8> {
-    let mut bytes = vec![LAYOUT_VERSION];
+    let mut bytes = vec![POSITION_VERSION];
     bytes.extend_from_slice(&position.sequence.0.to_le_bytes());
     bytes.extend_from_slice(&position.timestamp.as_micros().to_le_bytes());
     bytes.extend_from_slice(&position.seed.0.to_le_bytes());
@@ -69,7 +77,7 @@ pub(super) fn hold_key(hold_id: TransactionId) -> Vec<u8> {
 
 /// The bucket of an id: the upper bits of its hash, so that blocks are even however ids were made.
 pub(super) fn id_bucket(hash: u64) -> u16 {
-    (hash >> 48) as u16
+    (hash >> (u64::BITS - BUCKET_BITS)) as u16
 }
 
 pub(super) fn ids_key(bucket: u16, run_end: Sequence) -> Vec<u8> {
@@ -195,19 +203,23 @@ impl BalancePage {
     }
 }
 
-/// An id of a run, and how far before the run's end its event stands.
+/// The hash of an id of a run, and how far before the run's end its event stands.
 pub(super) type PackedId = [u8; ID_ENTRY_SIZE_BYTES];
 
-pub(super) fn pack_id(id: TransactionId, sequence: u64, run_end: Sequence) -> PackedId {
+pub(super) fn pack_id(hash: u64, sequence: u64, run_end: Sequence) -> PackedId {
     let distance = u32::try_from(run_end.0 - sequence).expect("a run is far below 2^32 events");
+    let in_entry = (hash << BUCKET_BITS).to_be_bytes();
     let mut packed = [0; ID_ENTRY_SIZE_BYTES];
-    packed[..16].copy_from_slice(&id.to_bytes());
-    packed[16..].copy_from_slice(&distance.to_le_bytes());
+    packed[..ENTRY_HASH_SIZE_BYTES].copy_from_slice(&in_entry[..ENTRY_HASH_SIZE_BYTES]);
+    packed[ENTRY_HASH_SIZE_BYTES..].copy_from_slice(&distance.to_le_bytes());
     packed
 }
 
-pub(super) fn packed_id(packed: &PackedId) -> TransactionId {
-    TransactionId::from_bytes(*packed.first_chunk().expect("an entry begins with 16 bytes"))
+/// The hash of a packed id.
+pub(super) fn packed_hash(bucket: u16, packed: &PackedId) -> u64 {
+    let mut in_entry = [0; 8];
+    in_entry[..ENTRY_HASH_SIZE_BYTES].copy_from_slice(&packed[..ENTRY_HASH_SIZE_BYTES]);
+    u64::from(bucket) << (u64::BITS - BUCKET_BITS) | u64::from_be_bytes(in_entry) >> BUCKET_BITS
 }
 
 /// One block of the id index: the sequence that the run ends with, then each id and how far before it its event stands.
@@ -215,31 +227,31 @@ pub(super) fn id_block(run_end: Sequence, ids: &[PackedId]) -> Vec<u8> {
     [&run_end.0.to_le_bytes(), ids.as_flattened()].concat()
 }
 
-/// The ids of a block with their sequences.
-fn block_entries(bytes: &[u8]) -> Option<impl Iterator<Item = (TransactionId, Sequence)>> {
-    let mut cursor = Cursor(bytes);
-    let run_end = u64::from_le_bytes(cursor.take()?);
+/// The hashes of the ids of a block with their sequences.
+fn block_entries<'block>(
+    key: &[u8],
+    block: &'block [u8],
+) -> Result<impl Iterator<Item = (u64, Sequence)> + use<'block>, StoreError> {
+    let mut cursor = Cursor(block);
+    let run_end = cursor.take().map(u64::from_le_bytes);
+    let bucket = key.get(1..3).and_then(|bucket| bucket.try_into().ok()).map(u16::from_be_bytes);
     let (entries, rest) = cursor.0.as_chunks::<ID_ENTRY_SIZE_BYTES>();
-    rest.is_empty().then(|| {
-        entries.iter().map(move |entry| {
-            let distance = *entry.last_chunk().expect("an entry ends with 4 bytes");
-            (packed_id(entry), Sequence(run_end - u64::from(u32::from_le_bytes(distance))))
-        })
-    })
+    let (run_end, bucket) = run_end.zip(bucket).filter(|_| rest.is_empty()).ok_or_else(|| damaged(key))?;
+    Ok(entries.iter().map(move |entry| {
+        let distance = *entry.last_chunk().expect("an entry ends with 4 bytes");
+        (packed_hash(bucket, entry), Sequence(run_end - u64::from(u32::from_le_bytes(distance))))
+    }))
 }
 
-/// The sequences of all events about an id that the store knows, ascending.
-pub(super) fn find_id(
-    store: &dyn StateStore,
-    id: TransactionId,
-    hash: u64,
-) -> Result<Vec<Sequence>, StoreError> {
+/// The sequences of all events about ids with this hash that the store knows, ascending. Two ids practically never share one, but
+/// they may.
+pub(super) fn find_hash(store: &dyn StateStore, hash: u64) -> Result<Vec<Sequence>, StoreError> {
     let bucket = id_bucket(hash);
     let mut sequences = Vec::new();
     for entry in store.scan(&ids_key(bucket, Sequence(0)), &ids_key(bucket, Sequence(u64::MAX))) {
         let (key, block) = entry?;
-        let entries = block_entries(&block).ok_or_else(|| damaged(&key))?;
-        sequences.extend(entries.filter(|(other, _)| *other == id).map(|(_, sequence)| sequence));
+        let entries = block_entries(&key, &block)?;
+        sequences.extend(entries.filter(|(other, _)| *other == hash).map(|(_, sequence)| sequence));
     }
     Ok(sequences)
 }
@@ -252,7 +264,7 @@ pub(super) fn load_position(store: &dyn StateStore) -> Result<Option<CheckpointP
 
 pub(super) fn decode_position(bytes: &[u8]) -> Option<CheckpointPosition> {
     let mut cursor = Cursor(bytes);
-    let [LAYOUT_VERSION] = cursor.take()? else { return None };
+    let [POSITION_VERSION] = cursor.take()? else { return None };
     Some(CheckpointPosition {
         sequence: Sequence(u64::from_le_bytes(cursor.take()?)),
         timestamp: Timestamp::from_micros(i64::from_le_bytes(cursor.take()?)),
@@ -392,15 +404,16 @@ pub(super) fn digest_of_latest(
     Ok(Some((position, digest)))
 }
 
-/// Every id of the permanent index with the sequence of each event about it, in no order that means anything, until told to stop.
+/// The hash of every id of the permanent index with the sequence of each event about it, in no order that means anything, until told
+/// to stop.
 pub(super) fn for_each_id(
     store: &dyn StateStore,
-    mut each: impl FnMut(TransactionId, Sequence) -> ControlFlow<()>,
+    mut each: impl FnMut(u64, Sequence) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     for entry in store.scan(&[IDS], &[IDS + 1]) {
         let (key, block) = entry?;
-        let mut entries = block_entries(&block).ok_or_else(|| damaged(&key))?;
-        if entries.try_for_each(|(id, sequence)| each(id, sequence)).is_break() {
+        let mut entries = block_entries(&key, &block)?;
+        if entries.try_for_each(|(hash, sequence)| each(hash, sequence)).is_break() {
             break;
         }
     }
@@ -413,8 +426,8 @@ pub(super) fn load_filter(
     position: &CheckpointPosition,
 ) -> Result<IdFilter, StoreError> {
     let filter = IdFilter::of_ledger(position.ids);
-    for_each_id(store, |id, _| {
-        filter.insert(position.seed.hash(id));
+    for_each_id(store, |hash, _| {
+        filter.insert(hash);
         ControlFlow::Continue(())
     })?;
     Ok(filter)
@@ -422,7 +435,7 @@ pub(super) fn load_filter(
 
 pub(super) fn damaged(key: &[u8]) -> StoreError {
     StoreError::Engine(format!(
-        "the value of key {key:02x?} is damaged; stop the node, move its state directory away and start it: it is built again \
+        "the value of key {key:02x?} is damaged, or of another version of jigap; stop the node, move its state directory away and start it: it is built again \
          from the journal"
     ))
 }

@@ -1,7 +1,7 @@
 //! Reading back from the journal what was recorded of a transaction_id.
 
 use ledger::codec::{Body, CodecError, Entry};
-use ledger::{Record, Sequence, Timestamp, Transaction, TransactionId};
+use ledger::{Event, Record, Sequence, Timestamp, Transaction, TransactionId};
 use storage::journal::{self, ReadError, Reader};
 
 /// Why the past cannot be read. The node stops: it could not keep its promises.
@@ -33,7 +33,7 @@ pub(super) struct Past {
     pub(super) own_records: Vec<Record>,
 }
 
-/// Reads the events at `sequences`, ascending; `None` when there are none.
+/// Reads those events at `sequences`, ascending, that are about the id; `None` when there are none.
 pub(super) fn read(
     reader: &Reader,
     id: TransactionId,
@@ -46,20 +46,23 @@ pub(super) fn read(
             .sequenced()
             .map(|(sequence, event)| Record { sequence, timestamp, event: event.clone() })
             .collect();
-        let own = records.iter().filter(|record| record.sequence == *sequence).cloned();
+        let own = records.iter().find(|record| record.sequence == *sequence && is_about(&record.event, id));
+        let Some(own) = own.cloned() else { continue };
         match &mut past {
-            Some(past) => past.transaction.records.extend(own),
+            Some(past) => past.transaction.records.push(own),
             None => {
-                let transaction = Transaction {
-                    transaction_id: id,
-                    command: entry.command.clone(),
-                    records: own.collect(),
-                };
+                let transaction =
+                    Transaction { transaction_id: id, command: entry.command.clone(), records: vec![own] };
                 past = Some(Past { transaction, own_records: records });
             }
         }
     }
     Ok(past)
+}
+
+/// The event has the id, or refers to it.
+fn is_about(event: &Event, id: TransactionId) -> bool {
+    [event.transaction_id(), event.referenced_id()].contains(&Some(id))
 }
 
 fn read_entry(reader: &Reader, sequence: Sequence) -> Result<(Timestamp, Entry), PastError> {

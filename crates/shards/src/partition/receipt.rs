@@ -7,8 +7,10 @@ use ledger::codec::{Body, CodecError, Entry};
 use ledger::{Command, Sequence, Timestamp, TransactionId};
 use serde::{Deserialize, Serialize};
 use storage::attestation::{Attestation, AttestationError, CHECKPOINT_SIZE_BYTES, Checkpoint};
-use storage::journal::{self, Frame, FrameHeader, FrameIndex, HASHED_HEADER_SIZE_BYTES, ReadError};
+use storage::journal::{self, Frame, FrameHeader, FrameIndex, HASHED_HEADER_SIZE_BYTES};
 use storage::proof::{ChunkProof, chunks_of, hashed_bytes, merkle};
+
+use super::past::PastError;
 
 const FORMAT: u32 = 1;
 
@@ -18,23 +20,12 @@ pub enum ReceiptError {
     /// The node has no keys.
     #[error("this node signs no checkpoints")]
     NoKeys,
-    /// The journal cannot be read.
+    /// The event cannot be read back.
     #[error(transparent)]
-    Journal(#[from] ReadError),
+    Past(#[from] PastError),
     /// No checkpoint covers the frame.
     #[error("there is no signed checkpoint: {0}")]
     Attestation(#[from] AttestationError),
-    /// A frame's body is not ours.
-    #[error("the frame with event {sequence}: {error}")]
-    Body {
-        /// The event.
-        sequence: u64,
-        /// What is wrong.
-        error: CodecError,
-    },
-    /// The journal does not have the event.
-    #[error("the journal has no event {0}")]
-    Missing(u64),
 }
 
 /// Why a receipt proves nothing.
@@ -108,7 +99,7 @@ pub(super) fn make(
     transaction_id: TransactionId,
     sequence: Sequence,
 ) -> Result<String, ReceiptError> {
-    let in_body = |error| ReceiptError::Body { sequence: sequence.0, error };
+    let in_body = |error| PastError::Body { sequence: sequence.0, error };
     let body = Body::parse(frame.body(), Sequence(frame.first_sequence().0)).map_err(in_body)?;
     let located = body.locate(sequence).map_err(in_body)?;
     let proof = ChunkProof::new(&hashed_bytes(frame), &chunks(&located.ranges));

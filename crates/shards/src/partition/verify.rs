@@ -15,7 +15,7 @@ use storage::store::{self, StateStore, StoreError};
 use super::id_filter::IdFilter;
 use super::id_index::IdSeed;
 use super::layout::{self, CheckpointPosition};
-use super::past::{self, PastError};
+use super::past::{self, Past, PastError};
 use super::recovery::{state_directory, store_options};
 use super::redecide::{Companion, Redecider, VerifyError};
 use super::replay::for_each_frame;
@@ -175,8 +175,8 @@ impl Summary {
     ) -> Result<Summary, VerifyError> {
         let digest = layout::digest_of_store(store, checkpoint)?;
         let mut ids = IdSum::default();
-        layout::for_each_id(store, |id, sequence| {
-            ids.add(checkpoint.seed.hash(id), id, sequence);
+        layout::for_each_id(store, |hash, sequence| {
+            ids.add(hash, sequence);
             if enough.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         Ok(Summary { digest, ids })
@@ -239,7 +239,7 @@ impl<'recorded> SeenIds<'recorded> {
         }
         self.filter.insert(hash);
         if sequence <= self.checkpoint {
-            self.sum.add(hash, id, sequence);
+            self.sum.add(hash, sequence);
         } else {
             self.tail.push(IdEntry::new(id, sequence));
         }
@@ -267,8 +267,10 @@ impl<'recorded> SeenIds<'recorded> {
         if let Some(store) = &self.store {
             for suspect in &suspects {
                 let hash = self.seed.hash(suspect.id());
-                for first in layout::find_id(store.as_ref(), suspect.id(), hash)? {
-                    note(suspect.id(), first, suspect.sequence);
+                let mut before = layout::find_hash(store.as_ref(), hash)?;
+                before.retain(|sequence| sequence.0 < suspect.sequence);
+                if let Some(past) = self.past(suspect.id(), &before)? {
+                    note(suspect.id(), past.transaction.records[0].sequence, suspect.sequence);
                 }
             }
         }
@@ -288,7 +290,16 @@ impl<'recorded> SeenIds<'recorded> {
         }
     }
 
-    /// The events about the id before this sequence, ascending.
+    /// What those of these events tell that are about the id.
+    fn past(&self, id: TransactionId, sequences: &[Sequence]) -> Result<Option<Past>, VerifyError> {
+        let read = |reader: &Reader| match past::read(reader, id, sequences) {
+            Err(PastError::Journal(error)) => Err(error),
+            other => Ok(other),
+        };
+        Ok(self.recorded.with_reader(read).transpose()?.transpose()?.flatten())
+    }
+
+    /// The events about the id, or another one with its hash, before this sequence, ascending.
     fn find(&mut self, id: TransactionId, before: Sequence) -> Result<Vec<Sequence>, StoreError> {
         let hash = self.seed.hash(id);
         if !self.filter.may_contain(hash) {
@@ -299,7 +310,7 @@ impl<'recorded> SeenIds<'recorded> {
         }
         self.indexed_count = self.tail.len();
         let mut sequences = match &self.store {
-            Some(store) => layout::find_id(store.as_ref(), id, hash)?,
+            Some(store) => layout::find_hash(store.as_ref(), hash)?,
             None => Vec::new(),
         };
         sequences.extend(self.indexed.get(&id).into_iter().flatten());
@@ -315,12 +326,7 @@ impl Companion for SeenIds<'_> {
         before: Sequence,
     ) -> Result<Option<Transaction>, VerifyError> {
         let sequences = self.find(id, before)?;
-        let read = |reader: &Reader| match past::read(reader, id, &sequences) {
-            Err(PastError::Journal(error)) => Err(error),
-            other => Ok(other),
-        };
-        let past = self.recorded.with_reader(read).transpose()?.transpose()?.flatten();
-        Ok(past.map(|past| past.transaction))
+        Ok(self.past(id, &sequences)?.map(|past| past.transaction))
     }
 
     fn prefetch(&self, id: TransactionId) {
@@ -362,9 +368,9 @@ struct IdSum {
 
 impl IdSum {
     /// `hash` is the id's, drawn at random for the directory: so the sequence need only be mixed with it.
-    fn add(&mut self, hash: u64, id: TransactionId, sequence: Sequence) {
+    fn add(&mut self, hash: u64, sequence: Sequence) {
         self.count += 1;
-        let mixed = u128::from(hash ^ id.0 as u64) * u128::from(sequence.0 << 1 | 1);
+        let mixed = u128::from(hash) * u128::from(sequence.0 << 1 | 1);
         self.sum = self.sum.wrapping_add(mixed).wrapping_add(u128::from(hash) << 64);
     }
 }

@@ -9,6 +9,7 @@ use ledger::{
 };
 
 use super::id_filter::IdFilter;
+use super::layout::HASH_BITS;
 
 /// One use of a transaction_id. 24 bytes: a `u128` would align to 32.
 #[derive(Debug, Clone, Copy)]
@@ -184,5 +185,5 @@ impl Window {
 
 /// Where in a block's table a look-up starts: the bits that the filters use least.
 fn home(hash: u64) -> usize {
-    hash as usize % TABLE_SLOTS
+    (hash >> (u64::BITS - HASH_BITS)) as usize % TABLE_SLOTS
 }

@@ -1,6 +1,7 @@
 //! The archive below a partition: snapshots and restores repeat the state bit for bit at every past event, whatever is damaged,
 //! released, unreachable or killed on the way.
 
+mod collisions;
 mod crash;
 #[path = "../../../storage/tests/archive/faulty_store.rs"]
 mod faulty_store;
