@@ -50,7 +50,7 @@ test-extended: ## Longer campaigns of the random tests, optimised
 	TEST_CASES=50 cargo nextest run --profile extended --release --locked -p jigap --test damaged_input
 	JIGAP_ARCHIVE_KILLS=500 cargo nextest run --profile extended --release --locked -p shards --test archive
 	JIGAP_CRASH_POINTS=2000 cargo nextest run --profile extended --release --locked -p shards --test crash
-	JIGAP_SQL_STRIDE=1 JIGAP_SQL_ALL_KILLS=1 cargo nextest run --profile extended --release --locked -p shards --test sql
+	JIGAP_SQL_STRIDE=1 JIGAP_SQL_ALL_KILLS=1 cargo nextest run --profile extended --release --locked -p distributed --test sql
 
 # Optimised, because it measures. It runs alone on the machine, or it tells of whatever else runs.
 compare: ## Every architecture under the same load and faults, on real servers on loopback, into docs/compare (10 minutes at most, built before)

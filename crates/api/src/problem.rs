@@ -63,7 +63,7 @@ codes! {
     TransactionCancelled = ("transaction_cancelled", 422, false, "An operator cancelled the transaction");
     Overloaded = ("overloaded", 503, true, "Too many requests are waiting");
     Unavailable = ("unavailable", 503, true, "The outcome is not known; repeat with the same id");
-    NotImplemented = ("not_implemented", 501, false, "Not implemented by this server yet");
+    NotImplemented = ("not_implemented", 501, false, "Not offered by this server");
     NotSupportedByArchitecture = ("not_supported_by_architecture", 501, false, "The architecture of this wallet cannot give this");
 }
 

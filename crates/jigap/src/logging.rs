@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use shards::trace;
+use distributed::trace;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;

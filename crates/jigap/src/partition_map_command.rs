@@ -1,9 +1,9 @@
 //! `jigap partition-map`: where the partitions of a wallet over Redis are.
 
 use anyhow::Context;
+use distributed::partition_map::{PartitionMap, PartitionMapError, ZooKeeper};
+use distributed::redacted;
 use serde_json::json;
-use shards::distributed::partition_map::{PartitionMap, PartitionMapError, ZooKeeper};
-use shards::distributed::redacted;
 
 use crate::cli::{Output, PartitionMapSubject};
 use crate::exit::{Exit, Failure};

@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use ledger::Sequence;
 use server::{Config, EventsConfig, Reach, Ready, Server, WebhookStore, WebhookStoreError, WebhooksConfig};
-use shards::distributed;
+
+use distributed::wallet::Wallet;
 use shards::partition::{self, OnFatal, OpenError, Partition};
-use shards::wallet::Wallet;
 use storage::objects::Purpose;
 use storage::open_files;
 use tokio::runtime::{Builder, Runtime};

@@ -1,8 +1,8 @@
 //! `jigap sql`: the tables of shards in PostgreSQL and MariaDB.
 
 use anyhow::Context;
+use distributed::sql::{Migrated, Timeouts, migrate};
 use serde_json::json;
-use shards::distributed::sql::{Migrated, Timeouts, migrate};
 
 use crate::cli::{Output, SqlSubject};
 use crate::exit::{Exit, Failure, OrExit};

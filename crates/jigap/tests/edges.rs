@@ -14,9 +14,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("replica", &["storage"]),
     ("coordinator", &["ledger"]),
     ("testbed", &[]),
-    ("shards", &["ledger", "coordinator", "replica", "storage", "testbed"]),
+    ("shards", &["ledger", "replica", "storage"]),
+    ("distributed", &["ledger", "coordinator", "shards", "testbed"]),
     ("views", &["ledger", "storage"]),
-    ("server", &["ledger", "storage", "replica", "coordinator", "shards", "views", "api", "testbed"]),
+    (
+        "server",
+        &["ledger", "storage", "replica", "coordinator", "shards", "distributed", "views", "api", "testbed"],
+    ),
     ("simulator", &["ledger", "storage", "replica", "coordinator", "shards", "views"]),
     (
         "jigap",
@@ -26,6 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "replica",
             "coordinator",
             "shards",
+            "distributed",
             "views",
             "api",
             "server",

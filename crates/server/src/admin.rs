@@ -7,10 +7,10 @@ use api::{Code, Problem, format_timestamp};
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use coordinator::port::{PhaseStatus, SecondPhase, TryState};
+use distributed::ShardTotals;
+use distributed::wallet::{self, CurrencyTotal, Intervention, Located};
 use ledger::{Currency, TransactionId, format_minor_units};
 use serde_json::{Value, json};
-use shards::distributed::ShardTotals;
-use shards::wallet::{self, CurrencyTotal, Intervention, Located};
 
 use crate::backend::{Backend, Totals, not_answered};
 use crate::{answer, query};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use api::response::{self, Names, Position};
 use api::{Code, Problem};
 use axum::http::HeaderMap;
+use distributed::wallet::{self, Located, NotAnswered, TransactionAnswer, TransferResult, Wallet};
+use distributed::{AccountRow, Entry, EntryKind, HistoryRange, ShardTotals};
 use ledger::{AccountNumber, AccountRef, Sequence, Timestamp, Transaction, TransactionId, Transfer};
-use shards::distributed::{AccountRow, Entry, EntryKind, HistoryRange, ShardTotals};
 use shards::partition::{AccountView, StateView, TransferAnswer};
-use shards::wallet::{self, Located, NotAnswered, TransactionAnswer, TransferResult, Wallet};
 use views::{HistoryPage, HistoryQuery};
 
 use crate::query::{self, AccountNames};

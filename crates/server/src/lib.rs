@@ -22,8 +22,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use distributed::wallet::Wallet;
 use shards::partition::Partition;
-use shards::wallet::Wallet;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use views::History;

@@ -193,7 +193,7 @@ fn archive(out: &mut Exposition, metrics: &ArchiveMetrics, committed: u64) {
     );
     let counters = [
         ("jigap_archive_parcels_total", "Objects of frames written to the archive.", &metrics.parcels),
-        ("jigap_archive_bytes_total", "Their bytes.", &metrics.bytes),
+        ("jigap_archive_bytes_total", "Their bytes, without linked segments.", &metrics.bytes),
         ("jigap_archive_failures_total", "Attempts to archive that failed.", &metrics.failures),
     ];
     for (name, help, value) in counters {

@@ -16,11 +16,11 @@ use axum::http::request::Parts;
 use axum::http::{self, HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::{get, post};
+use distributed::wallet::Located;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use ledger::{Command, Currency, Sequence, TransactionId};
 use serde_json::{Value, json};
-use shards::wallet::Located;
 use tracing::{Instrument, Span};
 use views::HistoryQuery;
 

@@ -3,7 +3,7 @@
 //! While no traces are exported, no span is made and no header is looked for.
 
 use axum::http::{HeaderMap, Request};
-use shards::trace::{TARGET, TRACEPARENT, continue_from};
+use distributed::trace::{TARGET, TRACEPARENT, continue_from};
 use tracing::field::Empty;
 use tracing::{Level, Span};
 

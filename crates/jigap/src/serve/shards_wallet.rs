@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use shards::distributed::{Config, Driver, OpenError};
-use shards::wallet::Wallet;
+use distributed::wallet::Wallet;
+use distributed::{Config, Driver, OpenError};
 
 use crate::exit::{Exit, Failure};
 

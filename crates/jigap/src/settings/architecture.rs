@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shards::distributed::{Architecture, Config};
+use distributed::{Architecture, Config};
 use uuid::Uuid;
 
 use super::table::EVENT_SOURCED;

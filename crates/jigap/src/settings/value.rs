@@ -1,6 +1,6 @@
 //! The kinds of values that settings have, and what a right one looks like.
 
-use shards::distributed::redacted;
+use distributed::redacted;
 use storage::store::Engine;
 use tracing_subscriber::filter::Targets;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coordinator::machine::Phase;
-use shards::distributed::{Ending, Metrics, StepOutcome};
+use distributed::{Ending, Metrics, StepOutcome};
 
 use super::Exposition;
 
