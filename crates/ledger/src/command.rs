@@ -142,6 +142,15 @@ impl Command {
         }
     }
 
+    /// The command's own id, and those of a group's legs.
+    pub fn transaction_ids(&self) -> impl Iterator<Item = TransactionId> {
+        let legs = match self {
+            Command::Group(group) => group.legs.as_slice(),
+            _ => &[],
+        };
+        self.transaction_id().into_iter().chain(legs.iter().map(|leg| leg.transaction_id))
+    }
+
     /// The earlier transaction that this command is about, which [`State::decide`] must be given.
     pub fn referenced_id(&self) -> Option<TransactionId> {
         match self {

@@ -42,12 +42,7 @@ impl Away {
                 away.iter().map(|(_, transfer)| transfer.transaction_id).collect()
             }
             Away::Command { command, .. } => {
-                let legs = match command.as_ref() {
-                    Command::Group(group) => group.legs.as_slice(),
-                    _ => &[],
-                };
-                let own = [command.transaction_id(), command.referenced_id()].into_iter().flatten();
-                own.chain(legs.iter().map(|leg| leg.transaction_id)).collect()
+                command.transaction_ids().chain(command.referenced_id()).collect()
             }
         }
     }

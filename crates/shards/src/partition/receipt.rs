@@ -4,7 +4,7 @@
 //! tells how to check one without this program.
 
 use ledger::codec::{Body, CodecError, Entry};
-use ledger::{Command, Sequence, Timestamp, TransactionId};
+use ledger::{Sequence, Timestamp, TransactionId};
 use serde::{Deserialize, Serialize};
 use storage::attestation::{Attestation, AttestationError, CHECKPOINT_SIZE_BYTES, Checkpoint};
 use storage::journal::{self, Frame, FrameHeader, FrameIndex, HASHED_HEADER_SIZE_BYTES};
@@ -173,7 +173,8 @@ pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven
         sequence: receipt.sequence,
         transaction_id: receipt.transaction_id.clone(),
     };
-    let transaction_id = ids(&located.entry.command).find(|id| id.to_string() == receipt.transaction_id);
+    let transaction_id =
+        located.entry.command.transaction_ids().find(|id| id.to_string() == receipt.transaction_id);
     Ok(Proven {
         transaction_id: transaction_id.ok_or_else(other)?,
         entry: located.entry,
@@ -181,14 +182,6 @@ pub fn verify_receipt(text: &str, keys: &[[u8; 32]]) -> Result<Proven, NotProven
         frame_index: header.index,
         checkpoint,
     })
-}
-
-fn ids(command: &Command) -> impl Iterator<Item = TransactionId> {
-    let legs = match command {
-        Command::Group(group) => group.legs.as_slice(),
-        _ => &[],
-    };
-    command.transaction_id().into_iter().chain(legs.iter().map(|leg| leg.transaction_id))
 }
 
 /// Reads hexadecimal in its one form.

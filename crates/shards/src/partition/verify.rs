@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use ledger::codec::{Entry, PlainTransfer};
-use ledger::{Command, Digest, Sequence, State, Timestamp, Totals, Transaction, TransactionId};
+use ledger::{Digest, Sequence, State, Timestamp, Totals, Transaction, TransactionId};
 use storage::journal::{FrameIndex, Reader};
 use storage::store::{self, StateStore, StoreError};
 
@@ -341,12 +341,7 @@ impl Companion for SeenIds<'_> {
     }
 
     fn entry(&mut self, entry: &Entry, _: Timestamp) -> Result<(), VerifyError> {
-        let legs = match &entry.command {
-            Command::Group(group) => group.legs.as_slice(),
-            _ => &[],
-        };
-        let own = entry.command.transaction_id();
-        for id in own.into_iter().chain(legs.iter().map(|leg| leg.transaction_id)) {
+        for id in entry.command.transaction_ids() {
             self.claim(self.seed.hash(id), id, entry.first_sequence);
         }
         for (sequence, event) in entry.sequenced() {

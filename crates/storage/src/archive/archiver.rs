@@ -399,7 +399,7 @@ impl Work {
         let last = FrameIndex(segment.next_index.0 - 1);
         let headers = self.live.reader.headers(first, last).map_err(Box::new)?;
         let Some(packed) = self.packer.index_segment(&headers) else { return Ok(()) };
-        let path = format!("{}/{}", journal_folder(self.live.reader.partition()), packed.name.segment_file());
+        let path = packed.name.segment_path(self.live.reader.partition());
         self.links = self.options.objects.link(&path, &segment.path)?;
         if self.links {
             self.frames = None;
@@ -412,7 +412,7 @@ impl Work {
     /// Writes the pending parcel and reads it back. It stays pending until that is done.
     fn upload(&mut self) -> Result<(), ArchiveError> {
         let Some(Packed { name, bytes, next_sequence }) = &self.pending else { return Ok(()) };
-        let path = format!("{}/{}", journal_folder(self.live.reader.partition()), name.file());
+        let path = name.path(self.live.reader.partition());
         let objects = &self.options.objects;
         objects.put_new(&path, bytes.clone())?;
         let mut parcel = Parcel { name: name.clone(), size_bytes: bytes.len() as u64 };

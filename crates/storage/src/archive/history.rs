@@ -214,7 +214,7 @@ impl History {
     }
 
     fn read_index(&self, parcel: &Parcel) -> Result<ParcelIndex, ArchiveError> {
-        let path = self.path(parcel);
+        let path = parcel.name.path(self.partition);
         let damaged = |why: &str| ArchiveError::Damaged { path: path.clone(), why: why.to_owned() };
         if parcel.size_bytes < TRAILER_SIZE_BYTES as u64 {
             return Err(damaged("it is shorter than its trailer"));
@@ -229,10 +229,6 @@ impl History {
         }
         let bytes = &tail[tail.len() - wanted..];
         ParcelIndex::parse(bytes, parcel.size_bytes, &parcel.name, self.partition).map_err(damaged)
-    }
-
-    fn path(&self, parcel: &Parcel) -> String {
-        format!("{}/{}", journal_folder(self.partition), parcel.name.file())
     }
 
     fn twice<Answer>(&self, read: impl Fn() -> Result<Answer, ArchiveError>) -> Result<Answer, ArchiveError> {
@@ -250,8 +246,8 @@ impl History {
         let place = self.place_of(index).ok_or(ArchiveError::NotThere { index })?;
         let parcel = self.index(place)?;
         let path = match parcel.in_segment {
-            true => format!("{}/{}", journal_folder(self.partition), self.parcels[place].name.segment_file()),
-            false => self.path(&self.parcels[place]),
+            true => self.parcels[place].name.segment_path(self.partition),
+            false => self.parcels[place].name.path(self.partition),
         };
         let first = (index.0 - parcel.first_index.0) as usize;
         let start = parcel.range(first).start;

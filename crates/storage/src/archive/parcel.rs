@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::journal_folder;
 use crate::journal::{FORMAT_VERSION, Frame, FrameHash, FrameHeader, FrameIndex, Sequence};
 
 pub(super) const TRAILER_SIZE_BYTES: usize = 128;
@@ -50,9 +51,14 @@ impl ParcelName {
         self.with_suffix(SUFFIX)
     }
 
-    /// The file name of the segment that holds the frames, where they are not in the object itself.
-    pub(super) fn segment_file(&self) -> String {
-        self.with_suffix(SEGMENT_SUFFIX)
+    /// The object's path.
+    pub(super) fn path(&self, partition: u32) -> String {
+        format!("{}/{}", journal_folder(partition), self.file())
+    }
+
+    /// The path of the segment that holds the frames, where they are not in the object itself.
+    pub(super) fn segment_path(&self, partition: u32) -> String {
+        format!("{}/{}", journal_folder(partition), self.with_suffix(SEGMENT_SUFFIX))
     }
 
     fn with_suffix(&self, suffix: &str) -> String {
